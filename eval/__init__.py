@@ -1,0 +1,1 @@
+"""Evaluation and benchmarks. Nothing in `structok` imports them."""

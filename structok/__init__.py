@@ -1,0 +1,52 @@
+"""structok: 3D structures of proteins and molecules as discrete tokens, and back."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that holds it; imported on first use, so that `import structok` is instant
+_HOMES = {
+    "Backbone": "structok.protein.structure",
+    "read_structure": "structok.protein.structure",
+    "StructokError": "structok.errors",
+    "Tokens": "structok.tokens",
+    "list_models": "structok.zoo",
+    "load": "structok.zoo",
+    "nearest_code": "structok.codebook.nearest",
+}
+_MODULES = ("geometry", "metrics")
+
+__all__ = [
+    "Backbone",
+    "StructokError",
+    "Tokens",
+    "geometry",
+    "list_models",
+    "load",
+    "metrics",
+    "nearest_code",
+    "read_structure",
+]
+
+if TYPE_CHECKING:
+    from structok import geometry, metrics
+    from structok.codebook.nearest import nearest_code
+    from structok.errors import StructokError
+    from structok.protein.structure import Backbone, read_structure
+    from structok.tokens import Tokens
+    from structok.zoo import list_models, load
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"structok.{name}")
+    raise AttributeError(f"module 'structok' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,76 @@
+"""Checkpoint folders, read and written strictly: nothing unknown, nothing missing, no pickles.
+
+A checkpoint is a folder with `config.json` (the model's config dataclass and its `model_type`),
+`model.safetensors` (its tensors) and `README.md` (its card).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from structok.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["check_tensors", "make_config", "read_checkpoint", "write_checkpoint"]
+
+T = TypeVar("T")
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read `config.json` and `model.safetensors` of a checkpoint folder."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: not a checkpoint folder, {Path(error.filename).name} is missing") from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error})") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder}/config.json: expected an object")
+    return config, tensors
+
+
+def write_checkpoint(
+    folder: str | os.PathLike[str], model_type: str, config: Any, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Write `config.json` (dataclass `config` plus `model_type`) and `model.safetensors`."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    body = {"model_type": model_type, **dataclasses.asdict(config)}
+    (folder / "config.json").write_text(json.dumps(body, indent=2) + "\n")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / "model.safetensors")
+
+
+def make_config(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Build a config dataclass; unknown and missing keys are errors."""
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    required = {
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if wrong := set(values) - names:
+        raise CheckpointError(f"{where}: unknown config keys {sorted(wrong)}; known: {sorted(names)}")
+    if missing := required - set(values):
+        raise CheckpointError(f"{where}: missing config keys {sorted(missing)}")
+    return cls(**values)
+
+
+def check_tensors(expected: dict[str, tuple[int, ...]], tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Names and shapes of a checkpoint's tensors must be exactly the expected ones."""
+    for name in sorted(set(expected) ^ set(tensors)):
+        raise CheckpointError(f"{where}: tensor {name!r} is {'missing' if name in expected else 'unknown'}")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise CheckpointError(f"{where}: tensor {name!r} has shape {tuple(tensors[name].shape)}, expected {shape}")

@@ -1,0 +1,207 @@
+"""Token files: jsonl, text, csv and parquet, read and written as streams. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from structok.errors import InputError, StructokError, TokensError
+from structok.tokens import Tokens
+
+__all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens"]
+
+TOKEN_FORMATS = ("jsonl", "text", "csv", "parquet")
+_SUFFIX = {".jsonl": "jsonl", ".json": "jsonl", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
+# columns of csv and parquet; the lists are space-separated in csv
+_LISTS = ("codes", "residue_ids", "atom_order", "missing")
+_COLUMNS = ("id", "modality", "model", "chain", "sequence", "selfies", *_LISTS)
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under its name only when it is complete."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        raise
+
+
+class TokenWriter:
+    """Writes `Tokens` one by one to a binary file in one of `TOKEN_FORMATS`; `close` ends the file."""
+
+    def __init__(self, file: IO[bytes], format: str) -> None:
+        if format not in TOKEN_FORMATS:
+            raise InputError(f"unknown token format {format!r}; one of {', '.join(TOKEN_FORMATS)}")
+        self._file, self._format = file, format
+        self._rows: list[dict[str, Any]] = []
+        self._parquet: Any = None
+        if format == "csv":
+            self._line(_COLUMNS)
+
+    def write(self, tokens: Tokens) -> None:
+        """Append one record."""
+        if self._format == "text":
+            self._file.write(tokens.to_text().encode() + b"\n")
+            return
+        record = tokens.to_dict()
+        if self._format == "jsonl":
+            self._file.write(json.dumps(record, separators=(", ", ": ")).encode() + b"\n")
+        elif self._format == "csv":
+            row = [record.get(c, "") for c in _COLUMNS]
+            self._line([" ".join(map(str, v)) if c in _LISTS and v != "" else v for c, v in zip(_COLUMNS, row)])
+        else:
+            self._rows.append({c: record.get(c) for c in _COLUMNS})
+            if len(self._rows) >= 4096:
+                self._flush()
+
+    def close(self) -> None:
+        """Write what is buffered and the file's end."""
+        if self._format == "parquet":
+            self._flush()
+            self._parquet.close()
+        self._file.flush()
+
+    def _line(self, values: Any) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(values)
+        self._file.write(text.getvalue().encode())
+
+    def _flush(self) -> None:
+        pa, parquet = _pyarrow()
+        kinds = {
+            "codes": pa.int32(),
+            "atom_order": pa.int32(),
+            "missing": pa.int32(),
+            "residue_ids": pa.string(),
+        }
+        schema = pa.schema([(c, pa.list_(kinds[c]) if c in kinds else pa.string()) for c in _COLUMNS])
+        if self._parquet is None:
+            self._parquet = parquet.ParquetWriter(self._file, schema, compression="zstd")
+        if self._rows or self._parquet is None:
+            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=schema))
+        self._rows = []
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("parquet needs pyarrow: pip install pyarrow") from None
+    return pyarrow, pyarrow.parquet
+
+
+def read_tokens(source: str | os.PathLike[str]) -> Iterator[Tokens | StructokError]:
+    """Token records of a file, or of stdin for '-'; a broken record yields its error and reading goes on.
+
+    The format follows the suffix (.jsonl .txt .csv .parquet), else the content.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read at all.
+    """
+    label = "stdin" if os.fspath(source) == "-" else os.fspath(source)
+    kind = None if label == "stdin" else _SUFFIX.get(Path(label).suffix.lower())
+    if kind == "parquet":
+        yield from _read_parquet(label)
+        return
+    try:
+        binary = sys.stdin.buffer if label == "stdin" else open(label, "rb")  # noqa: SIM115
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InputError(f"{label}: {reason}") from None
+    try:
+        with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
+            yield from _read_lines(text, kind, label)
+    except UnicodeDecodeError:
+        raise InputError(f"{label}: not a token file (it is not text)") from None
+    except OSError as error:
+        raise InputError(f"{label}: cannot be read ({error.strerror})") from None
+
+
+def _read_lines(text: IO[str], kind: str | None, label: str) -> Iterator[Tokens | StructokError]:
+    empty = True
+    for number, line in enumerate(text, 1):
+        if not line.strip():
+            continue
+        empty = False
+        where = f"{label}, line {number}"
+        if kind is None:
+            kind = "jsonl" if line.lstrip().startswith("{") else "csv" if line.startswith("id,") else "text"
+        if kind == "csv":
+            rows = csv.DictReader(_chain(line, text))
+            for row in rows:
+                yield _record(
+                    lambda row=row: Tokens.from_dict(_from_csv(row)),
+                    f"{label}, line {rows.line_num + number - 1}",
+                )
+            return
+        if kind == "jsonl":
+            yield _record(lambda line=line: Tokens.from_dict(json.loads(line)), where)
+        else:
+            stem = "stdin" if label == "stdin" else Path(label).stem
+            yield _record(lambda line=line, i=f"{stem}_{number}": Tokens.from_text(line, id=i), where)
+    if empty:
+        raise InputError(f"{label}: the file is empty")
+
+
+def _chain(first: str, rest: IO[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _from_csv(row: dict[str, Any]) -> dict[str, Any]:
+    record: dict[str, Any] = {k: v for k, v in row.items() if v and k in _COLUMNS}
+    for name in _LISTS:
+        if name in record:
+            items = record[name].split()
+            record[name] = items if name == "residue_ids" else [int(v) for v in items]
+    return record
+
+
+def _record(make: Any, where: str) -> Tokens | StructokError:
+    try:
+        return make()
+    except json.JSONDecodeError as error:
+        return TokensError(f"{where}: not a JSON record, cut off? ({error.msg} at column {error.colno})")
+    except StructokError as error:
+        return TokensError(f"{where}: {error}")
+    except ValueError as error:
+        return TokensError(f"{where}: malformed record ({error})")
+
+
+def _read_parquet(label: str) -> Iterator[Tokens | StructokError]:
+    pa, parquet = _pyarrow()
+    try:
+        file = parquet.ParquetFile(label)
+        number = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield _record(lambda row=row: Tokens.from_dict(row), f"{label}, row {number}")
+    except FileNotFoundError:
+        raise InputError(f"{label}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{label}: not a readable parquet file ({str(error).splitlines()[0][:80]})") from None

@@ -1,0 +1,1 @@
+"""Protein backbones: structure IO, the chain-vq tokenizers, and GCP-VQVAE."""

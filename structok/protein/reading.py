@@ -1,0 +1,247 @@
+"""Structure files to chains of residue slots: parsing by biotite, then what counts as a residue or a gap."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import logging
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from structok.errors import InputError
+
+if TYPE_CHECKING:
+    from biotite.structure import AtomArray
+
+__all__ = ["BOND_LIMIT", "find_structures", "parse_chains", "read_atoms", "structure_format"]
+
+logger = logging.getLogger("structok")
+
+BOND_LIMIT = 2.5  # C-N distance above which two residues are not bonded, Å
+_STEP = 3.8  # CA-CA distance of bonded residues, Å
+_JUMP = 100  # numbering jumps beyond this are renumberings (fusions, linkers), not missing residues
+_FORMATS = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
+
+Letters = dict[tuple[str, int], str]  # (entity, sequence number) -> one letter
+
+
+def find_structures(folder: str | os.PathLike[str]) -> list[Path]:
+    """Structure files below a folder, sorted."""
+    return sorted(p for p in Path(folder).rglob("*") if structure_format(p.name) and p.is_file())
+
+
+def structure_format(name: str) -> str | None:
+    """Format by suffix: 'pdb', 'cif' or 'bcif', with or without .gz; None when it is none of them."""
+    return _FORMATS.get(Path(name.lower().removesuffix(".gz")).suffix)
+
+
+def read_atoms(source: Any, format: str | None, label: str) -> tuple[AtomArray, Letters]:
+    """First model of a file as biotite atoms, and the letters of its full sequences (mmCIF only)."""
+    try:
+        content = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source.read()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except FileNotFoundError:
+        raise InputError(f"{label}: no such file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{label}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not content.strip():
+        raise InputError(f"{label}: the file is empty")
+    kind = format or structure_format(label) or _sniff(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # biotite's notes on guessed elements and fallback columns
+            atoms, letters = _parse(content, kind)
+    except Exception as error:  # biotite raises many kinds of errors on broken files
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise InputError(f"{label}: not a readable {kind} file ({reason})") from None
+    if not len(atoms):
+        raise InputError(f"{label}: no atoms found; is it a {kind} file?")
+    return atoms, letters
+
+
+def _sniff(content: bytes) -> str:
+    if content[:1] and (0x80 <= content[0] <= 0x8F or content[0] in (0xDE, 0xDF)):
+        return "bcif"  # a MessagePack map
+    head = content[:4096].decode("latin-1").lstrip()
+    return "cif" if head.startswith(("data_", "#", "loop_")) else "pdb"
+
+
+def _parse(content: bytes, kind: str) -> tuple[AtomArray, Letters]:
+    from biotite.structure.io import pdb, pdbx
+
+    if kind == "pdb":
+        parsed = pdb.PDBFile.read(io.StringIO(content.decode("utf-8")))
+        try:
+            return parsed.get_structure(model=1, altloc="occupancy", extra_fields=["occupancy"]), {}
+        except ValueError:  # some programs leave the occupancy column blank
+            return parsed.get_structure(model=1, altloc="first"), {}
+    if kind not in ("cif", "bcif"):
+        raise ValueError(f"unknown format {kind!r}; pdb, cif or bcif")
+    file: Any
+    if kind == "cif":
+        file = pdbx.CIFFile.read(io.StringIO(content.decode("utf-8")))
+    else:
+        file = pdbx.BinaryCIFFile.read(io.BytesIO(content))
+    block = file.block
+    wanted = ["occupancy", "label_seq_id", "label_entity_id"]
+    fields = [f for f in wanted if f in block["atom_site"]]
+    altloc = "occupancy" if "occupancy" in fields else "first"
+    atoms = pdbx.get_structure(file, model=1, altloc=altloc, extra_fields=fields)
+    letters: Letters = {}
+    if "entity_poly_seq" in block:
+        table = block["entity_poly_seq"]
+        for entity, number, residue in zip(*(table[c].as_array(str) for c in ("entity_id", "num", "mon_id"))):
+            letters[entity, int(number)] = _letter(residue)
+    return atoms, letters
+
+
+def _letter(residue: str) -> str:
+    from biotite.structure.info import one_letter_code
+
+    return (one_letter_code(residue) or "X")[:1].upper()
+
+
+def parse_chains(atoms: AtomArray, letters: Letters, chain: str | None, label: str) -> Iterator[dict[str, Any]]:
+    """Arguments of a `Backbone` for each protein chain of the file."""
+    ids = list(dict.fromkeys(atoms.chain_id.tolist()))
+    if chain is not None and chain not in ids:
+        raise InputError(f"{label}: no chain {chain!r}; it has {', '.join(i or '(blank)' for i in ids)}")
+    found, problem = False, ""
+    for chain_id in ids if chain is None else [chain]:
+        fields = _chain(atoms[atoms.chain_id == chain_id], letters, chain_id, label)
+        if isinstance(fields, str):
+            problem = fields
+            logger.info("%s: chain %s skipped, %s", label, chain_id or "(blank)", fields)
+            continue
+        found = True
+        yield fields
+    if not found:
+        which = "no protein chain" if chain is None else f"chain {chain!r} is no protein backbone"
+        raise InputError(f"{label}: {which} ({problem})")
+
+
+def _chain(atoms: AtomArray, letters: Letters, chain_id: str, label: str) -> dict[str, Any] | str:
+    """Fields of one chain, or why it is not a protein backbone."""
+    from biotite.structure import get_residue_starts
+    from biotite.structure.info import amino_acid_names
+
+    starts = get_residue_starts(atoms)
+    owner = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(atoms)]))
+    coords = np.full((len(starts), 4, 3), np.nan, dtype=np.float32)
+    present = np.zeros((len(starts), 4), dtype=bool)
+    for column, atom_name in enumerate(("N", "CA", "C", "O")):
+        # reversed, so that the first of several atoms of one name counts
+        where = np.flatnonzero((atoms.atom_name == atom_name) & (atoms.element != "CA"))[::-1]
+        coords[owner[where], column] = atoms.coord[where]
+        present[owner[where], column] = True
+    names = atoms.res_name[starts]
+    whole: np.ndarray = np.all(present[:, :3], axis=1)
+    amino = np.isin(names, list(amino_acid_names()))
+    residue = whole | (amino & present[:, 1])
+    if not residue.any():
+        return "no amino acids"
+    number = _sequence_numbers(atoms, starts)
+    residue &= ~_loose(coords, residue, atoms.hetero[starts]) if number is None else number > 0
+    kept = _one_per_position(atoms, starts, np.flatnonzero(residue))
+    if not whole[kept].any():
+        return "no residue has N, CA and C; a CA-only model?"
+    bad = kept[(present[kept][:, :3, None] & ~np.isfinite(coords[kept][:, :3])).any((1, 2))]
+    if len(bad):
+        first = starts[bad[0]]
+        residue_name = f"residue {atoms.res_name[first]} {atoms.res_id[first]}"
+        raise InputError(f"{label}: chain {chain_id}, {residue_name} has non-finite coordinates; remove it from the file")
+    coords[~whole] = np.nan
+    places = None if number is None else number[kept]
+    return _with_gaps(atoms, starts[kept], coords[kept], places, letters, chain_id)
+
+
+def _sequence_numbers(atoms: AtomArray, starts: np.ndarray) -> np.ndarray | None:
+    """mmCIF position in the full sequence, 0 for residues outside a polymer; None when the file has none."""
+    if "label_seq_id" not in atoms.get_annotation_categories():
+        return None
+    text = [str(t) for t in atoms.label_seq_id[starts]]
+    number = np.array([int(t) if t.isdigit() else 0 for t in text])
+    return number if (number > 0).any() else None
+
+
+def _loose(coords: np.ndarray, residue: np.ndarray, hetero: np.ndarray) -> np.ndarray:
+    """HETATM residues bonded to neither neighbour: free amino acids and peptide-like ligands."""
+    loose = np.zeros(len(residue), dtype=bool)
+    kept = np.flatnonzero(residue)
+    gap = np.linalg.norm(coords[kept[1:], 0] - coords[kept[:-1], 2], axis=-1)
+    bonded = gap < BOND_LIMIT
+    loose[kept] = hetero[kept] & ~np.r_[False, bonded] & ~np.r_[bonded, False]
+    return loose
+
+
+def _one_per_position(atoms: AtomArray, starts: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Of adjacent residues with one number (microheterogeneity), the one with the highest occupancy."""
+    has_occupancy = "occupancy" in atoms.get_annotation_categories()
+    chosen: list[int] = []
+    for i in kept:
+        first, last = starts[i], starts[chosen[-1]] if chosen else None
+        same = last is not None and (atoms.res_id[first], atoms.ins_code[first]) == (
+            atoms.res_id[last],
+            atoms.ins_code[last],
+        )
+        if not same:
+            chosen.append(i)
+        elif has_occupancy and atoms.occupancy[first] > atoms.occupancy[last]:
+            chosen[-1] = i
+    return np.array(chosen, dtype=int)
+
+
+def _with_gaps(
+    atoms: AtomArray,
+    starts: np.ndarray,
+    coords: np.ndarray,
+    places: np.ndarray | None,
+    letters: Letters,
+    chain_id: str,
+) -> dict[str, Any]:
+    """Add a slot for each residue that is missing between two others; `places` are mmCIF sequence numbers."""
+    res_id, ins_code = atoms.res_id[starts], atoms.ins_code[starts]
+    entity = str(atoms.label_entity_id[starts[0]]) if "label_entity_id" in atoms.get_annotation_categories() else ""
+    rows: list[int] = []  # index into `coords`, -1 for an added slot
+    sequence, ids = "", []
+    for i in range(len(starts)):
+        if i:
+            step = int(res_id[i] - res_id[i - 1])
+            n = _missing(coords[i - 1], coords[i], step if places is None else int(places[i] - places[i - 1]))
+            for k in range(1, n + 1):
+                rows.append(-1)
+                place = 0 if places is None else int(places[i - 1]) + k
+                sequence += letters.get((entity, place), "X")
+                ids.append(str(res_id[i - 1] + k) if n == step - 1 else f"{res_id[i - 1]}{ins_code[i - 1]}+{k}")
+        rows.append(i)
+        sequence += _letter(atoms.res_name[starts[i]])
+        ids.append(f"{res_id[i]}{ins_code[i]}")
+    padded = np.concatenate([coords, np.full((1, 4, 3), np.nan, dtype=np.float32)])[rows]
+    return {
+        "coords": padded[:, :3],
+        "oxygen": padded[:, 3],
+        "sequence": sequence,
+        "chain_id": chain_id,
+        "residue_ids": ids,
+    }
+
+
+def _missing(before: np.ndarray, after: np.ndarray, step: int) -> int:
+    """Slots to add between two residues whose numbers differ by `step`."""
+    if np.linalg.norm(after[0] - before[2]) < BOND_LIMIT:
+        return 0
+    explained = step - 1 if 1 <= step <= _JUMP else 0
+    distance = float(np.linalg.norm(after[1] - before[1]))
+    if not math.isfinite(distance):  # one of the two is incomplete: only the numbers can tell
+        return explained
+    # a stretched bond (up to 5.1 Å between CAs) is not a gap
+    needed = max(0, math.ceil(distance / _STEP - 0.35) - 1)
+    return explained if _STEP * (explained + 1) * 1.05 > distance and explained else max(explained, needed)

@@ -1,0 +1,121 @@
+"""The model zoo: a name, a folder or a hub id becomes a tokenizer. Loading is strict."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from structok.checkpoint import read_checkpoint
+from structok.errors import CheckpointError
+
+__all__ = ["describe_models", "list_models", "load", "pick_device", "resolve"]
+
+# model_type in config.json -> tokenizer class; imported when first asked for
+_TOKENIZERS = {
+    "chain-vq": "structok.protein.chain_vq:ChainVQ",
+    "gcp-vqvae": "structok.protein.tokenizer:GCPVQVAE",
+    "molstructok": "structok.molecule.tokenizer:MolStrucTok",
+}
+
+
+def checkpoints_folder() -> Path:
+    """Where the shipped checkpoints lie: inside the installed package, or beside it in a clone."""
+    inside = Path(__file__).parent / "checkpoints"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "checkpoints"
+
+
+def list_models() -> list[str]:
+    """Names of the shipped checkpoints, sorted."""
+    return sorted(p.parent.name for p in checkpoints_folder().glob("*/config.json"))
+
+
+def describe_models() -> list[dict[str, Any]]:
+    """Name, modality, kind, codebook size and the card's title of each shipped checkpoint."""
+    rows = []
+    for name in list_models():
+        folder = checkpoints_folder() / name
+        config = json.loads((folder / "config.json").read_text())
+        kind = config["model_type"]
+        card = folder / "README.md"
+        title = card.read_text().splitlines()[0].lstrip("# ") if card.exists() else ""
+        rows.append(
+            {
+                "name": name,
+                "modality": "molecule" if ".molecule." in _TOKENIZERS[kind] else "protein",
+                "model_type": kind,
+                "codebook_size": config["codebook_size"],
+                "title": title.removeprefix(name).lstrip(": "),
+            }
+        )
+    return rows
+
+
+def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
+    """Folder of a shipped name, of a local folder, or of a hub id (`owner/name`, needs huggingface_hub).
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such checkpoint; the message lists the shipped names.
+    """
+    name = os.fspath(name_or_folder)
+    if name in list_models():
+        return checkpoints_folder() / name
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).parent.is_dir():
+        return _download(name)
+    raise CheckpointError(f"no model {name!r}; shipped: {', '.join(list_models())}; or give a checkpoint folder")
+
+
+def _download(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise CheckpointError(
+            f"{hub_id!r} looks like a hub id: pip install huggingface_hub, or give a folder"
+        ) from None
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["config.json", "model.safetensors", "README.md"]))
+    except Exception as error:  # every network and hub failure ends here
+        raise CheckpointError(
+            f"cannot fetch {hub_id!r} ({type(error).__name__}); give a local folder instead"
+        ) from error
+
+
+def load(name_or_folder: str | os.PathLike[str], device: str = "cpu") -> Any:
+    """Load a tokenizer by shipped name, folder or hub id.
+
+    Parameters
+    ----------
+    name_or_folder : e.g. 'chain-vq-4096', 'runs/mine', 'owner/name'
+    device : 'cpu', 'cuda', 'cuda:1' or 'auto' (CUDA when there is one)
+    """
+    folder = resolve(name_or_folder)
+    config, tensors = read_checkpoint(folder)
+    kind = config.pop("model_type", None)
+    if kind not in _TOKENIZERS:
+        raise CheckpointError(f"{folder}: model_type {kind!r} is none of {', '.join(_TOKENIZERS)}")
+    module, attribute = _TOKENIZERS[kind].split(":")
+    tokenizer = getattr(importlib.import_module(module), attribute)
+    return tokenizer.from_checkpoint(folder.name, config, tensors, device=pick_device(device))
+
+
+def pick_device(device: str) -> str:
+    """Resolve 'auto'; a CUDA device that is not there is an error, never a silent fallback."""
+    if device == "cpu":
+        return device
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CheckpointError(f"device {device!r}: torch {torch.__version__} sees no CUDA GPU here; use --device cpu")
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise CheckpointError(f"unknown device {device!r}: auto, cpu or cuda") from None
+    return device

@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests: the example files, loaded tokenizers, and the shared data where it exists."""
+
+from pathlib import Path
+
+import pytest
+
+import structok
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def example() -> Path:
+    """1A8O: one chain of 70 residues with four selenomethionines, as gzipped mmCIF."""
+    return ROOT / "structok" / "examples" / "1a8o.cif.gz"
+
+
+@pytest.fixture(scope="session")
+def chain(example):
+    """The example's only chain."""
+    [backbone] = structok.read_structure(example)
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def chain_vq():
+    """The default protein tokenizer of the chain-vq family."""
+    return structok.load("chain-vq-4096")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Training data and reference values; present for developers and in CI only."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no shared data beside this checkout")
+    return folder

@@ -1,0 +1,187 @@
+"""chain-vq: accuracy on real data it never saw, invariance, batches, gaps, limits and golden codes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from e3nn import o3
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import structok
+from structok import StructokError, metrics
+from structok.protein.chain_model import chain_steps
+from structok.zoo import resolve
+from train.data import load_backbones
+
+MODELS = ["chain-vq-4096", "chain-vq-256", "chain-vq-64"]
+# codes of the first residues of the example; they change only with a retrained checkpoint
+GOLDEN = {
+    "chain-vq-4096": [3911, 1587, 2615, 969, 3490, 756, 16, 548, 624, 1722, 2352, 353],
+    "chain-vq-256": [101, 213, 78, 182, 1, 43, 16, 114, 146, 29, 16, 163],
+    "chain-vq-64": [0, 7, 47, 4, 36, 24, 36, 10, 18, 16, 16, 42],
+}
+
+
+@pytest.fixture(scope="module")
+def validation(shared):
+    """Complete chains and chains with gaps of clusters that share nothing with training; and their CASP14 kin."""
+    data = load_backbones(shared / "data/protein/train.npz")
+    chosen = np.flatnonzero((data.split == 1) & (data.lengths < 250))
+    random = np.random.default_rng(0)
+    whole = random.permutation(chosen[data.complete[chosen]])[:24]
+    gapped = random.permutation(chosen[~data.complete[chosen]])[:12]
+    return [data[i].numpy() for i in whole], [data[i].numpy() for i in gapped]
+
+
+def mean_rmsd(tokenizer, chains, **options):
+    tokens = tokenizer.encode_batch(chains, **options)
+    return np.mean([metrics.rmsd(x, y) for x, y in zip(tokenizer.decode_batch(tokens), chains)])
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "gaps"), [(MODELS[0], 0.10, 0.3), (MODELS[1], 0.25, 0.6), (MODELS[2], 0.5, 1.5)]
+)
+def test_unseen_chains_come_back_within_the_promised_error(validation, name, whole, gaps):
+    tokenizer = structok.load(name)
+    assert mean_rmsd(tokenizer, validation[0]) <= whole
+    assert mean_rmsd(tokenizer, validation[1]) <= gaps
+
+
+def test_closed_loop_beats_open_loop_and_a_wider_beam_helps(validation, chain_vq):
+    chains = validation[0][:8]
+    open_loop = mean_rmsd(chain_vq, chains, closed_loop=False)
+    greedy, narrow, wide = (mean_rmsd(chain_vq, chains, beam=b) for b in (1, 4, 16))
+    assert wide < narrow < greedy < open_loop
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_golden_codes_of_the_example(chain, name):
+    golden = GOLDEN[name]
+    assert structok.load(name).encode(chain).codes[: len(golden)].tolist() == golden
+
+
+def test_codes_do_not_change_under_rotation_and_translation(chain, chain_vq):
+    codes = chain_vq.encode(chain).codes
+    torch.manual_seed(0)
+    for turn in o3.rand_matrix(5).numpy():
+        moved = chain.coords @ turn.T + np.array([12.0, -40.0, 3.0], dtype=np.float32)
+        assert np.array_equal(chain_vq.encode(moved).codes, codes)
+
+
+def test_a_mirror_image_gets_other_codes_and_comes_back_mirrored_or_worse(chain, chain_vq):
+    mirrored = chain.coords * np.array([1, 1, -1], dtype=np.float32)
+    tokens = chain_vq.encode(mirrored)
+    assert (tokens.codes != chain_vq.encode(chain).codes).mean() > 0.9
+    assert metrics.rmsd(chain_vq.decode(tokens), chain) > 3
+
+
+def test_batches_equal_one_by_one(chain, chain_vq):
+    chains = [chain.coords[:n] for n in (70, 2, 33, 70, 51)] + [chain]
+    broken = chain.coords.copy()
+    broken[10:14] = np.nan
+    chains.append(broken)
+    alone = [chain_vq.encode(c) for c in chains]
+    for size in (2, 32):
+        assert all(
+            np.array_equal(a.codes, b.codes) for a, b in zip(alone, chain_vq.encode_batch(chains, batch_size=size))
+        )
+    together = chain_vq.decode_batch(alone)
+    for tokens, back in zip(alone, together):
+        assert np.allclose(chain_vq.decode(tokens).coords, back.coords, atol=1e-4, equal_nan=True)
+
+
+def test_encoding_a_decoded_chain_changes_nothing(chain, chain_vq):
+    tokens = chain_vq.encode(chain)
+    again = chain_vq.encode(chain_vq.decode(tokens).coords)
+    assert (again.codes == tokens.codes).mean() > 0.95
+    assert metrics.rmsd(chain_vq.decode(again), chain_vq.decode(tokens)) < 0.02
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 4095), min_size=2, max_size=60))
+def test_any_codes_decode_to_the_steps_they_name(codes):
+    tokenizer = structok.load("chain-vq-4096")
+    coords = torch.from_numpy(tokenizer.decode(structok.Tokens(np.array(codes))).coords).double()
+    assert torch.allclose(chain_steps(coords), tokenizer.model.steps[codes[1:]], atol=1e-3)
+
+
+def test_missing_residues_keep_their_slots_and_the_global_shape(chain, chain_vq):
+    coords = chain.coords.copy()
+    coords[25:33] = np.nan
+    tokens = chain_vq.encode(coords)
+    assert len(tokens) == 70 and (tokens.codes >= 0).all()
+    assert tokens.mask.tolist() == [not 25 <= i < 33 for i in range(70)]
+    back = chain_vq.decode(tokens)
+    assert np.array_equal(back.mask, tokens.mask)
+    assert metrics.rmsd(back, coords) < 0.2
+
+
+def test_a_break_without_missing_slots_is_crossed(chain, chain_vq):
+    coords = chain.coords.copy()
+    coords[35:] += np.array([14.0, 0.0, 0.0], dtype=np.float32)
+    back = chain_vq.decode(chain_vq.encode(coords)).coords
+    tail = metrics.rmsd(back[45:], coords[45:])
+    assert tail < 0.3 and metrics.rmsd(back, coords) < 1.5
+
+
+def test_the_tokens_carry_what_decoding_needs_through_text_and_records(chain, chain_vq):
+    tokens = chain_vq.encode(chain)
+    assert structok.Tokens.from_dict(tokens.to_dict()) == tokens
+    back = chain_vq.decode(structok.Tokens.from_text(tokens.to_text()))
+    assert metrics.rmsd(back, chain) == pytest.approx(metrics.rmsd(chain_vq.decode(tokens), chain))
+    assert chain_vq.decode(tokens).sequence == chain.sequence
+    assert chain_vq.decode(tokens).residue_ids == chain.residue_ids
+
+
+def test_accepts_arrays_atoms_and_paths(chain, chain_vq, example):
+    codes = chain_vq.encode(chain).codes
+    for x in (chain.coords, chain.to_atom_array(), example, str(example)):
+        assert np.array_equal(chain_vq.encode(x).codes, codes)
+
+
+@pytest.mark.parametrize(
+    ("coords", "message"),
+    [
+        (np.zeros((1, 3, 3)), "at least 2"),
+        (np.full((5, 3, 3), np.nan), "at least 2"),
+        (np.zeros((5000, 3, 3)), "5000 residues"),
+        (np.zeros((5, 4, 3)), "expected"),
+        (np.full((5, 3, 3), np.inf), "infinite"),
+    ],
+)
+def test_refuses_what_it_cannot_tokenize(chain_vq, coords, message):
+    with pytest.raises(StructokError, match=message):
+        chain_vq.encode(coords)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (structok.Tokens(np.array([1, 4096])), "outside 0..4095"),
+        (structok.Tokens(np.array([1, -1])), "outside 0..4095"),
+        (structok.Tokens(np.array([1, 2]), model="chain-vq-64"), "chain-vq-64"),
+        (structok.Tokens(np.array([], dtype=int)), "no codes"),
+        (structok.Tokens(np.array([1]), "molecule", selfies="[C]"), "molecule"),
+    ],
+)
+def test_refuses_tokens_that_are_not_its_own(chain_vq, tokens, message):
+    with pytest.raises(StructokError, match=message):
+        chain_vq.decode(tokens)
+
+
+def test_a_saved_copy_gives_the_same_codes(chain, chain_vq, tmp_path):
+    chain_vq.save(tmp_path / "copy")
+    copy = structok.load(tmp_path / "copy")
+    assert copy.config == chain_vq.config
+    assert np.array_equal(copy.encode(chain).codes, chain_vq.encode(chain).codes)
+
+
+def test_validation_clusters_were_not_trained_on(shared):
+    data = load_backbones(shared / "data/protein/train.npz")
+    held_out = set(data.cluster[data.split == 1].tolist())
+    for name in MODELS:
+        record = json.loads((resolve(name) / "training.json").read_text())
+        assert len(record["training_clusters"]) > 1000 and not held_out & set(record["training_clusters"])
+        assert set(record["training_chains"]) == {n for n, s in zip(data.names, data.split) if s == 0}

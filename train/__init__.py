@@ -1,0 +1,1 @@
+"""Training recipes. Nothing in `structok` imports them."""
