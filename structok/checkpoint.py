@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from structok.errors import CheckpointError
+from structok.files import open_whole
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +28,12 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tenso
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: not a checkpoint folder, {name} is missing")
     try:
         config = json.loads((folder / "config.json").read_text())
         tensors = load_file(folder / "model.safetensors")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: not a checkpoint folder, {Path(error.filename).name} is missing") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({error})") from None
     if not isinstance(config, dict):
@@ -43,13 +45,14 @@ def write_checkpoint(
     folder: str | os.PathLike[str], model_type: str, config: Any, tensors: dict[str, torch.Tensor]
 ) -> None:
     """Write `config.json` (dataclass `config` plus `model_type`) and `model.safetensors`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     body = {"model_type": model_type, **dataclasses.asdict(config)}
-    (folder / "config.json").write_text(json.dumps(body, indent=2) + "\n")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / "model.safetensors")
+    with open_whole(folder / "config.json") as file:
+        file.write(json.dumps(body, indent=2).encode() + b"\n")
+    with open_whole(folder / "model.safetensors") as file:
+        file.write(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
 def make_config(cls: type[T], values: dict[str, Any], where: str) -> T:

@@ -122,8 +122,10 @@ def decode(
     from structok.jobs import Log, Zoo, decode_items
     from structok.output import write_structures
 
+    _refuse_overwrite(out, force)
     log, zoo = Log(strict), Zoo(model, device)
-    rebuilt = decode_items(read_tokens(tokens), zoo, log, batch_size=batch_size, relax=relax)
+    label = "stdin" if tokens == "-" else tokens
+    rebuilt = decode_items(read_tokens(tokens), zoo, log, label=label, batch_size=batch_size, relax=relax)
     write_structures(rebuilt, out, format.value if format else None, oxygen=oxygen, force=force, log=log)
     log.finish()
 
@@ -215,6 +217,10 @@ def main() -> None:
         # the reader (head, less) has gone; keep the interpreter from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        _fail(f"error: {error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:
         if debug:
             raise

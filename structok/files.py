@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,7 +99,7 @@ class TokenWriter:
         schema = pa.schema([(c, pa.list_(kinds[c]) if c in kinds else pa.string()) for c in _COLUMNS])
         if self._parquet is None:
             self._parquet = parquet.ParquetWriter(self._file, schema, compression="zstd")
-        if self._rows or self._parquet is None:
+        if self._rows:
             self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=schema))
         self._rows = []
 
@@ -133,10 +134,12 @@ def read_tokens(source: str | os.PathLike[str]) -> Iterator[Tokens | StructokErr
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise InputError(f"{label}: {reason}") from None
     try:
-        with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
+        with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
             yield from _read_lines(text, kind, label)
     except UnicodeDecodeError:
         raise InputError(f"{label}: not a token file (it is not text)") from None
+    except csv.Error as error:
+        raise InputError(f"{label}: not a readable csv file ({error})") from None
     except OSError as error:
         raise InputError(f"{label}: cannot be read ({error.strerror})") from None
 
@@ -151,7 +154,7 @@ def _read_lines(text: IO[str], kind: str | None, label: str) -> Iterator[Tokens 
         if kind is None:
             kind = "jsonl" if line.lstrip().startswith("{") else "csv" if line.startswith("id,") else "text"
         if kind == "csv":
-            rows = csv.DictReader(_chain(line, text))
+            rows = csv.DictReader(chain([line], text))
             for row in rows:
                 yield _record(
                     lambda row=row: Tokens.from_dict(_from_csv(row)),
@@ -165,11 +168,6 @@ def _read_lines(text: IO[str], kind: str | None, label: str) -> Iterator[Tokens 
             yield _record(lambda line=line, i=f"{stem}_{number}": Tokens.from_text(line, id=i), where)
     if empty:
         raise InputError(f"{label}: the file is empty")
-
-
-def _chain(first: str, rest: IO[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _from_csv(row: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +186,7 @@ def _record(make: Any, where: str) -> Tokens | StructokError:
         return TokensError(f"{where}: not a JSON record, cut off? ({error.msg} at column {error.colno})")
     except StructokError as error:
         return TokensError(f"{where}: {error}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return TokensError(f"{where}: malformed record ({error})")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from structok.errors import InputError, StructokError
+from structok.protein.reading import FORMATS
 from structok.tokens import Tokens
 from structok.zoo import list_models, load
 
@@ -17,10 +18,7 @@ __all__ = ["Log", "Zoo", "decode_items", "encode_items", "expand", "read_items"]
 T = TypeVar("T")
 Item = tuple[str, str, Any]  # modality, label for messages, structure
 
-_SUFFIXES = {
-    "protein": (".pdb", ".ent", ".cif", ".mmcif", ".bcif"),
-    "molecule": (".sdf", ".mol", ".mol2"),
-}
+_SUFFIXES = {"protein": tuple(FORMATS), "molecule": (".sdf", ".mol", ".mol2")}
 _DEFAULTS = {"protein": ("gcp-vqvae", "chain-vq-4096"), "molecule": ("molstructok",)}
 _AHEAD = 8  # batches read ahead, so that structures of similar length meet in one batch
 
@@ -138,7 +136,7 @@ def _read_protein(source: Any, chain: str | None) -> Iterator[Item]:
 
     label = source if isinstance(source, str) else "stdin"
     for backbone in read_structure(source, chain):
-        yield "protein", f"{label}, chain {backbone.chain_id}", backbone
+        yield "protein", label, backbone
 
 
 def _read_molecules(source: Any, path: str, add_hs: bool, log: Log) -> Iterator[Item]:
@@ -148,7 +146,8 @@ def _read_molecules(source: Any, path: str, add_hs: bool, log: Log) -> Iterator[
         if isinstance(mol, StructokError):
             log.error(mol)
         else:
-            yield "molecule", f"{'stdin' if path == '-' else path}, molecule {name}", mol
+            mol.SetProp("_Name", name)  # the id of a record without a title
+            yield "molecule", "stdin" if path == "-" else path, mol
 
 
 def _sniff(stream: Any) -> str:
@@ -180,9 +179,9 @@ def encode_items(
 
 
 def decode_items(
-    records: Iterable[Tokens | StructokError], zoo: Zoo, log: Log, *, batch_size: int, relax: bool
+    records: Iterable[Tokens | StructokError], zoo: Zoo, log: Log, *, label: str, batch_size: int, relax: bool
 ) -> Iterator[tuple[Tokens, Any]]:
-    """(tokens, rebuilt structure) in input order."""
+    """(tokens, rebuilt structure) in input order; `label` names the token file in messages."""
 
     def good() -> Iterator[Tokens]:
         for record in records:
@@ -191,24 +190,22 @@ def decode_items(
             else:
                 yield record
 
-    def rebuild(window: list[Tokens]) -> Iterator[tuple[Tokens, Any]]:
-        for at in range(0, len(window), batch_size):
-            part = window[at : at + batch_size]
-            try:
-                tokenizer = zoo.get(part[0].modality, part[0].model)
-                options = {"relax": relax} if part[0].modality == "molecule" else {}
-                yield from zip(part, tokenizer.decode_batch(part, **options))
-            except StructokError:
-                for tokens in part:
-                    try:
-                        tokenizer = zoo.get(tokens.modality, tokens.model)
-                        options = {"relax": relax} if tokens.modality == "molecule" else {}
-                        yield tokens, tokenizer.decode(tokens, **options)
-                    except StructokError as error:
-                        log.error(_located(error, tokens.id or "tokens"))
+    def decode(part: list[Tokens]) -> list[Any]:
+        tokenizer = zoo.get(part[0].modality, part[0].model)
+        options = {"relax": relax} if part[0].modality == "molecule" else {}
+        return tokenizer.decode_batch(part, **options)
 
-    windows = _by_windows(good(), rebuild, lambda t: (t.modality, t.model), batch_size * _AHEAD)
-    yield from log.track(windows, "decoding")
+    def rebuild(part: list[Tokens]) -> Iterator[tuple[Tokens, Any]]:
+        try:
+            yield from zip(part, decode(part))
+        except StructokError:  # one of them is bad: find it
+            for tokens in part:
+                try:
+                    yield tokens, decode([tokens])[0]
+                except StructokError as error:
+                    log.error(_located(error, label))
+
+    yield from log.track(_by_windows(good(), rebuild, lambda t: (t.modality, t.model), batch_size), "decoding")
 
 
 def _by_windows(items: Iterable[Any], work: Any, key: Any, size: int) -> Iterator[Any]:
@@ -224,6 +221,6 @@ def _by_windows(items: Iterable[Any], work: Any, key: Any, size: int) -> Iterato
 
 
 def _located(error: StructokError, label: str) -> StructokError:
-    """The error with the file in front, unless it names it already."""
+    """The error with the file in front, unless it starts with it already."""
     text = str(error)
-    return error if label.split(",")[0] in text else type(error)(f"{label}: {text}")
+    return error if text.startswith(label) else type(error)(f"{label}: {text}")

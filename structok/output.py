@@ -12,11 +12,12 @@ from typing import Any
 from structok.errors import InputError, StructokError
 from structok.files import open_whole
 from structok.jobs import Log
+from structok.protein.reading import FORMATS
 from structok.tokens import Tokens
 
 __all__ = ["write_structures"]
 
-_KINDS = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif", ".sdf": "sdf"}
+_KINDS = {**FORMATS, ".sdf": "sdf"}
 _PROTEIN = ("pdb", "cif", "bcif")
 
 

@@ -88,4 +88,6 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 
 def _show(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -79,6 +79,11 @@ class Tokens:
     atom_order: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        for name in ("id", "model", "chain", "sequence", "selfies"):
+            if not isinstance(getattr(self, name), str) and (
+                name in ("id", "model") or getattr(self, name) is not None
+            ):
+                raise TokensError(f"{name!r} must be a string, not {getattr(self, name)!r}")
         codes = np.asarray(self.codes)
         if codes.ndim != 1 or not (codes.size == 0 or np.issubdtype(codes.dtype, np.integer)):
             raise TokensError(f"{self.id or 'tokens'}: codes must be a flat list of integers")
@@ -86,6 +91,8 @@ class Tokens:
             raise TokensError(f"{self.id or 'tokens'}: codes must be -1 or above and fit in 32 bits")
         mask = codes >= 0 if self.mask is None else np.asarray(self.mask, dtype=bool)
         put = object.__setattr__
+        if mask.ndim != 1:
+            raise TokensError(f"{self.id or 'tokens'}: the mask must be flat")
         put(self, "codes", codes.astype(np.int32))
         put(self, "mask", mask)
         put(self, "residue_ids", None if self.residue_ids is None else tuple(map(str, self.residue_ids)))
@@ -184,7 +191,7 @@ class Tokens:
     def from_dict(cls, record: dict[str, Any]) -> Tokens:
         """Inverse of `to_dict`; unknown fields are ignored, missing or malformed ones are errors."""
         where = str(record.get("id") or "tokens") if isinstance(record, dict) else "tokens"
-        if not isinstance(record, dict) or "codes" not in record:
+        if not isinstance(record, dict) or record.get("codes") is None:
             raise TokensError(f"{where}: a token record is an object with at least 'codes'")
         known = {f.name for f in dataclasses.fields(cls)} - {"mask"}
         try:
@@ -192,7 +199,10 @@ class Tokens:
             fields["codes"] = np.array(_integers(fields["codes"]), dtype=np.int64)
             if (missing := record.get("missing")) is not None:
                 mask = np.ones(len(fields["codes"]), dtype=bool)
-                mask[np.array(_integers(missing), dtype=np.int64)] = False
+                slots = np.array(_integers(missing), dtype=np.int64)
+                if slots.size and slots.min() < 0:
+                    raise TokensError("slots in 'missing' start at 0")
+                mask[slots] = False
                 fields["mask"] = mask
             return cls(**fields)
         except TokensError as error:

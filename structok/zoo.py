@@ -64,7 +64,7 @@ def resolve(name_or_folder: str | os.PathLike[str]) -> Path:
     name = os.fspath(name_or_folder)
     if name in list_models():
         return checkpoints_folder() / name
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).parent.is_dir():
         return _download(name)

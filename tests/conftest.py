@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import structok
@@ -35,3 +36,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared data beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_chain(chain_vq):
+    """make_chain(length, seed=0): a random chain of real steps, from codes drawn at random."""
+
+    def make(length: int, seed: int = 0, **fields) -> structok.Backbone:
+        random = np.random.default_rng(seed)
+        bonded = chain_vq.codebook_size - chain_vq.config.n_break
+        coords = chain_vq.decode(structok.Tokens(random.integers(0, bonded, length))).coords
+        sequence = "".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), length))
+        return structok.Backbone(coords, fields.pop("sequence", sequence), **fields)
+
+    return make

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from einops import rearrange
@@ -12,11 +13,21 @@ from torch.nn.utils.rnn import pad_sequence
 
 from structok.codebook.nearest import nearest_code, smallest
 from structok.codebook.search import beam_search
-from structok.geometry import apply, backbone_frames, invert, scan
+from structok.geometry import (
+    apply,
+    backbone_frames,
+    gram_schmidt,
+    invert,
+    rigid,
+    rotation_from_6d,
+    rotation_to_6d,
+    scan,
+)
 from structok.protein.bridge import fill_missing
 
 __all__ = ["ChainModel", "chain_steps"]
 
+_MADE = 0.01  # Å², squared error of a residue up to which a chain counts as made of codes (files round to 0.001 Å)
 _MISSING_WEIGHT = 0.02  # residues that nobody observed only have to lead to the next observed one
 
 
@@ -59,23 +70,27 @@ class ChainModel:
 
         Chains of similar length share a batch. Each needs at least one observed residue.
         """
-        codes: list[Tensor] = [torch.empty(0)] * len(chains)
-        order = sorted(range(len(chains)), key=lambda i: len(chains[i]))
-        device = self.steps.device
-        for at in range(0, len(order), batch_size):
-            part = order[at : at + batch_size]
-            masks = [chains[i].isfinite().all(-1).all(-1) for i in part]
-            filled = [fill_missing(chains[i], m, self.bonded.cpu()) for i, m in zip(part, masks)]
-            coords = pad_sequence(filled, batch_first=True).to(device)
-            if beam is None:
-                found = self.encode_open(coords)
-            else:
-                observed = pad_sequence(masks, batch_first=True).to(device)
-                length = torch.tensor([len(m) for m in masks], device=device)
-                active = torch.arange(coords.shape[1], device=device) < length[:, None]
-                found = self.encode_closed(coords, active, observed, beam)
-            for i, row in zip(part, found.cpu()):
-                codes[i] = row[: len(chains[i])]
+        codes: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(chains)
+        device, bonded = self.steps.device, self.bonded.cpu()
+        with _one_thread():
+            if beam is not None:
+                for i, chain in enumerate(chains):
+                    codes[i] = self._made_of_codes(chain.to(device))
+            order = sorted((i for i, c in enumerate(codes) if not len(c)), key=lambda i: len(chains[i]))
+            for at in range(0, len(order), batch_size):
+                part = order[at : at + batch_size]
+                masks = [chains[i].isfinite().all(-1).all(-1) for i in part]
+                filled = [fill_missing(chains[i], m, bonded) for i, m in zip(part, masks)]
+                coords = pad_sequence(filled, batch_first=True).to(device)
+                if beam is None:
+                    found = self.encode_open(coords)
+                else:
+                    observed = pad_sequence(masks, batch_first=True).to(device)
+                    length = torch.tensor([len(m) for m in masks], device=device)
+                    active = torch.arange(coords.shape[1], device=device) < length[:, None]
+                    found = self.encode_closed(coords, active, observed, beam)
+                for i, row in zip(part, found.cpu()):
+                    codes[i] = row[: len(chains[i])]
         return codes
 
     def encode_open(self, coords: Float[Tensor, "b l 3 3"]) -> Int[Tensor, "b l"]:
@@ -101,17 +116,61 @@ class ChainModel:
         beam : hypotheses kept per chain
         """
         weight = torch.where(observed, 1.0, _MISSING_WEIGHT).double()
-        centre = coords[:, :1, 1:2].double()
-        coords = coords.double() - centre
-        start = backbone_frames(coords[:, :1])
+        coords = coords.double()
+        start = _start(coords, active)
         search = _ChainSearch(self, coords, weight, beam)
         codes, _ = beam_search(search, (start[..., :3, :3], start[..., :3, 3]), active, beam=beam, start=1)
         codes[:, 0] = nearest_code(self._inner(coords), self.inner)[1].long()
         return codes
 
+    def _made_of_codes(self, coords: Float[Tensor, "l 3 3"]) -> Int[Tensor, " l"]:
+        """The codes of a chain that our decoder made, so that encoding it again changes nothing; else empty."""
+        if coords.isfinite().all():
+            for length in (9, len(coords)):  # most chains fail at the first few residues
+                part = coords[None, :length].double()
+                codes = self.encode_open(part)
+                frames = torch.cat([backbone_frames(part[:, :1]), self.transforms[codes[:, 1:]]], 1)
+                error = apply(scan(frames), self.inner[codes].double().unflatten(-1, (3, 3))) - part
+                if error.square().sum((-1, -2)).max() > _MADE:
+                    break
+            else:
+                return codes[0].cpu()
+        return torch.empty(0, dtype=torch.long)
+
     def _inner(self, coords: Float[Tensor, "b l 3 3"]) -> Float[Tensor, "b 9"]:
         first = coords[:, 0].double()
         return apply(invert(backbone_frames(first)), first).flatten(1).float()
+
+
+def _start(coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"]) -> Float[Tensor, "b 1 4 4"]:
+    """The first residue's frame, rounded to a grid that moves with the whole chain.
+
+    A frame read from one residue carries the rounding of its coordinates, which a long chain magnifies until
+    codes change with the pose. The frame of the centroids of the chain's thirds does not, and a start that is
+    off by half a step of the grid (0.008 in direction cosines and Å) costs nothing: the search corrects it.
+    """
+    grid = 64.0
+    third = (torch.arange(coords.shape[1], device=coords.device) * 3) // active.sum(1, keepdim=True)
+    ca = torch.where(active[..., None], coords[:, :, 1], 0.0)
+    in_third = (third[:, None] == torch.arange(3, device=coords.device)[:, None]) & active[:, None]
+    a, b, c = (in_third.double() @ ca / in_third.sum(-1, keepdim=True).clamp(min=1)).unbind(1)
+    own, length = backbone_frames(coords[:, 0]), active.sum(1)[:, None, None]
+    body = torch.where(length < 3, own, rigid(gram_schmidt(c - a, b - a), a))
+    first = invert(body) @ own
+    turn = rotation_from_6d((rotation_to_6d(first[:, :3, :3]) * grid).round() / grid)
+    near = rigid(turn, (first[:, :3, 3] * grid).round() / grid)
+    return (body @ near)[:, None]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One CPU thread: the operations are short, and threads that wait for each other stall on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _ChainSearch:

@@ -20,14 +20,14 @@ from structok.errors import InputError
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
 
-__all__ = ["BOND_LIMIT", "find_structures", "parse_chains", "read_atoms", "structure_format"]
+__all__ = ["BOND_LIMIT", "FORMATS", "find_structures", "parse_chains", "read_atoms", "structure_format"]
 
 logger = logging.getLogger("structok")
 
 BOND_LIMIT = 2.5  # C-N distance above which two residues are not bonded, Å
 _STEP = 3.8  # CA-CA distance of bonded residues, Å
 _JUMP = 100  # numbering jumps beyond this are renumberings (fusions, linkers), not missing residues
-_FORMATS = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
+FORMATS = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
 
 Letters = dict[tuple[str, int], str]  # (entity, sequence number) -> one letter
 
@@ -39,7 +39,7 @@ def find_structures(folder: str | os.PathLike[str]) -> list[Path]:
 
 def structure_format(name: str) -> str | None:
     """Format by suffix: 'pdb', 'cif' or 'bcif', with or without .gz; None when it is none of them."""
-    return _FORMATS.get(Path(name.lower().removesuffix(".gz")).suffix)
+    return FORMATS.get(Path(name.lower().removesuffix(".gz")).suffix)
 
 
 def read_atoms(source: Any, format: str | None, label: str) -> tuple[AtomArray, Letters]:
@@ -61,7 +61,7 @@ def read_atoms(source: Any, format: str | None, label: str) -> tuple[AtomArray, 
             atoms, letters = _parse(content, kind)
     except Exception as error:  # biotite raises many kinds of errors on broken files
         reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise InputError(f"{label}: not a readable {kind} file ({reason})") from None
+        raise InputError(f"{label}: not a readable {kind} file, or cut off ({reason})") from None
     if not len(atoms):
         raise InputError(f"{label}: no atoms found; is it a {kind} file?")
     return atoms, letters
@@ -78,16 +78,18 @@ def _parse(content: bytes, kind: str) -> tuple[AtomArray, Letters]:
     from biotite.structure.io import pdb, pdbx
 
     if kind == "pdb":
-        parsed = pdb.PDBFile.read(io.StringIO(content.decode("utf-8")))
-        try:
-            return parsed.get_structure(model=1, altloc="occupancy", extra_fields=["occupancy"]), {}
-        except ValueError:  # some programs leave the occupancy column blank
-            return parsed.get_structure(model=1, altloc="first"), {}
+        # remarks may hold any encoding; coordinates are ASCII
+        lines = [_fill_blank_columns(line) for line in content.decode("utf-8", errors="replace").splitlines()]
+        parsed = pdb.PDBFile.read(io.StringIO("\n".join(lines)))
+        return parsed.get_structure(model=1, altloc="occupancy", extra_fields=["occupancy"]), {}
     if kind not in ("cif", "bcif"):
         raise ValueError(f"unknown format {kind!r}; pdb, cif or bcif")
     file: Any
     if kind == "cif":
-        file = pdbx.CIFFile.read(io.StringIO(content.decode("utf-8")))
+        text = content.decode("utf-8")
+        if _cut_off(text):
+            raise ValueError("it is cut off at the end")
+        file = pdbx.CIFFile.read(io.StringIO(text))
     else:
         file = pdbx.BinaryCIFFile.read(io.BytesIO(content))
     block = file.block
@@ -101,6 +103,22 @@ def _parse(content: bytes, kind: str) -> tuple[AtomArray, Letters]:
         for entity, number, residue in zip(*(table[c].as_array(str) for c in ("entity_id", "num", "mon_id"))):
             letters[entity, int(number)] = _letter(residue)
     return atoms, letters
+
+
+def _fill_blank_columns(line: str) -> str:
+    """Occupancy 1 and B-factor 0 for atoms of programs that leave these columns blank or end the line there."""
+    if not line.startswith(("ATOM", "HETATM")) or len(line) < 54:
+        return line
+    line = line.ljust(80)
+    occupancy = line[54:60] if line[54:60].strip() else "  1.00"
+    b_factor = line[60:66] if line[60:66].strip() else "  0.00"
+    return line[:54] + occupancy + b_factor + line[66:]
+
+
+def _cut_off(text: str) -> bool:
+    """Whether an mmCIF that ends its tables with '#' lines does not end with one."""
+    marks = [line for line in text.splitlines() if line.strip()]
+    return "#" in (line.strip() for line in marks) and not marks[-1].startswith("#")
 
 
 def _letter(residue: str) -> str:
@@ -157,7 +175,9 @@ def _chain(atoms: AtomArray, letters: Letters, chain_id: str, label: str) -> dic
     if len(bad):
         first = starts[bad[0]]
         residue_name = f"residue {atoms.res_name[first]} {atoms.res_id[first]}"
-        raise InputError(f"{label}: chain {chain_id}, {residue_name} has non-finite coordinates; remove it from the file")
+        raise InputError(
+            f"{label}: chain {chain_id}, {residue_name} has non-finite coordinates; remove it from the file"
+        )
     coords[~whole] = np.nan
     places = None if number is None else number[kept]
     return _with_gaps(atoms, starts[kept], coords[kept], places, letters, chain_id)

@@ -29,7 +29,8 @@ def tokens_of(chain: Backbone, codes: Int[np.ndarray, " l"], model: str) -> Toke
 def backbone_of(tokens: Tokens, coords: Float[np.ndarray, "l 3 3"]) -> Backbone:
     """A rebuilt chain with the tokens' sequence and ids; missing where their mask is False."""
     coords = np.where(tokens.mask[:, None, None], coords, np.nan)
-    return Backbone(coords, tokens.sequence, tokens.chain or "A", tokens.residue_ids, name=tokens.id)
+    chain_id = "A" if tokens.chain is None else tokens.chain
+    return Backbone(coords, tokens.sequence, chain_id, tokens.residue_ids, name=tokens.id)
 
 
 def check_codes(tokens: Tokens, model: str, codebook_size: int, *, missing: int | None = None) -> None:
