@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo_out
+EXAMPLES := structok/examples/1a8o.cif.gz structok/examples/ligand.sdf
 
 .PHONY: demo test lint clean
 
@@ -13,15 +14,18 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,train]'
 	touch $@
 
 demo: $(VENV)/installed
 	@mkdir -p $(DEMO)
-	$(BIN)/structok quantize structok/examples/1a8o.cif.gz -f text
-	$(BIN)/structok quantize structok/examples/1a8o.cif.gz -o $(DEMO)/protein.jsonl --force
-	$(BIN)/structok decode $(DEMO)/protein.jsonl -o $(DEMO)/protein.pdb --force
-	$(BIN)/structok evaluate structok/examples/1a8o.cif.gz
+	@echo "--- tokens of a protein and of a molecule"
+	$(BIN)/structok quantize $(EXAMPLES) -f text
+	@echo "--- and back"
+	$(BIN)/structok quantize $(EXAMPLES) -o $(DEMO)/tokens.jsonl --force
+	$(BIN)/structok decode $(DEMO)/tokens.jsonl -o $(DEMO)/rebuilt --force
+	@echo "--- how close (RMSD in Å)"
+	$(BIN)/structok evaluate $(EXAMPLES)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

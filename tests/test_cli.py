@@ -360,7 +360,7 @@ def test_oxygen_is_added_on_request(work, run, good_tokens):
 
 
 def test_evaluate_reports_every_structure_and_a_summary(work, run, short_pair):
-    done = run("evaluate", "good.pdb", short_pair, "gone.pdb", *FAST, "--json")
+    done = run("evaluate", "good.pdb", short_pair, "gone.pdb", "-m", "chain-vq-64", "--beam", "16", "--json")
     assert done.status == 1 and "gone.pdb" in done.err
     report = json.loads(done.out)
     assert [(r["id"], r["chain"], r["length"]) for r in report["structures"]] == [

@@ -61,7 +61,7 @@ def read_atoms(source: Any, format: str | None, label: str) -> tuple[AtomArray, 
             atoms, letters = _parse(content, kind)
     except Exception as error:  # biotite raises many kinds of errors on broken files
         reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise InputError(f"{label}: not a readable {kind} file, or cut off ({reason})") from None
+        raise InputError(f"{label}: not a {kind} file, or a broken one ({reason})") from None
     if not len(atoms):
         raise InputError(f"{label}: no atoms found; is it a {kind} file?")
     return atoms, letters
@@ -80,6 +80,8 @@ def _parse(content: bytes, kind: str) -> tuple[AtomArray, Letters]:
     if kind == "pdb":
         # remarks may hold any encoding; coordinates are ASCII
         lines = [_fill_blank_columns(line) for line in content.decode("utf-8", errors="replace").splitlines()]
+        if not any(line.startswith(("ATOM", "HETATM")) for line in lines):
+            raise ValueError("it has no ATOM lines")
         parsed = pdb.PDBFile.read(io.StringIO("\n".join(lines)))
         return parsed.get_structure(model=1, altloc="occupancy", extra_fields=["occupancy"]), {}
     if kind not in ("cif", "bcif"):
@@ -132,18 +134,19 @@ def parse_chains(atoms: AtomArray, letters: Letters, chain: str | None, label: s
     ids = list(dict.fromkeys(atoms.chain_id.tolist()))
     if chain is not None and chain not in ids:
         raise InputError(f"{label}: no chain {chain!r}; it has {', '.join(i or '(blank)' for i in ids)}")
-    found, problem = False, ""
+    found, skipped = False, []
     for chain_id in ids if chain is None else [chain]:
         fields = _chain(atoms[atoms.chain_id == chain_id], letters, chain_id, label)
         if isinstance(fields, str):
-            problem = fields
-            logger.info("%s: chain %s skipped, %s", label, chain_id or "(blank)", fields)
+            skipped.append((chain_id or "(blank)", fields))
             continue
         found = True
         yield fields
     if not found:
         which = "no protein chain" if chain is None else f"chain {chain!r} is no protein backbone"
-        raise InputError(f"{label}: {which} ({problem})")
+        raise InputError(f"{label}: {which} ({skipped[-1][1]})")
+    for chain_id, reason in skipped:
+        logger.info("%s: chain %s skipped, %s", label, chain_id, reason)
 
 
 def _chain(atoms: AtomArray, letters: Letters, chain_id: str, label: str) -> dict[str, Any] | str:

@@ -18,7 +18,7 @@ from train.data import load_backbones
 MODELS = ["chain-vq-4096", "chain-vq-256", "chain-vq-64"]
 # codes of the first residues of the example; they change only with a retrained checkpoint
 GOLDEN = {
-    "chain-vq-4096": [3911, 3877, 2802, 969, 1267, 2219, 1660, 3338, 624, 2247, 838, 549],
+    "chain-vq-4096": [2695, 2244, 657, 636, 2288, 2592, 1554, 370, 1166, 3055, 3886, 1106],
     "chain-vq-256": [101, 133, 165, 175, 120, 193, 237, 114, 58, 157, 157, 0],
     "chain-vq-64": [0, 7, 47, 4, 36, 9, 16, 39, 42, 16, 57, 19],
 }
