@@ -71,12 +71,9 @@ class ChainModel:
         Chains of similar length share a batch. Each needs at least one observed residue.
         """
         codes: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(chains)
+        order = sorted(range(len(chains)), key=lambda i: len(chains[i]))
         device, bonded = self.steps.device, self.bonded.cpu()
         with _one_thread():
-            if beam is not None:
-                for i, chain in enumerate(chains):
-                    codes[i] = self._made_of_codes(chain.to(device))
-            order = sorted((i for i, c in enumerate(codes) if not len(c)), key=lambda i: len(chains[i]))
             for at in range(0, len(order), batch_size):
                 part = order[at : at + batch_size]
                 masks = [chains[i].isfinite().all(-1).all(-1) for i in part]
@@ -121,21 +118,29 @@ class ChainModel:
         search = _ChainSearch(self, coords, weight, beam)
         codes, _ = beam_search(search, (start[..., :3, :3], start[..., :3, 3]), active, beam=beam, start=1)
         codes[:, 0] = nearest_code(self._inner(coords), self.inner)[1].long()
+        for row, exact in self._made_of_codes(coords, active, observed).items():
+            codes[row, : len(exact)] = exact
         return codes
 
-    def _made_of_codes(self, coords: Float[Tensor, "l 3 3"]) -> Int[Tensor, " l"]:
-        """The codes of a chain that our decoder made, so that encoding it again changes nothing; else empty."""
-        if coords.isfinite().all():
-            for length in (9, len(coords)):  # most chains fail at the first few residues
-                part = coords[None, :length].double()
-                codes = self.encode_open(part)
-                frames = torch.cat([backbone_frames(part[:, :1]), self.transforms[codes[:, 1:]]], 1)
-                error = apply(scan(frames), self.inner[codes].double().unflatten(-1, (3, 3))) - part
-                if error.square().sum((-1, -2)).max() > _MADE:
-                    break
-            else:
-                return codes[0].cpu()
-        return torch.empty(0, dtype=torch.long)
+    def _made_of_codes(
+        self, coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"], observed: Bool[Tensor, "b l"]
+    ) -> dict[int, Int[Tensor, " n"]]:
+        """Codes of the chains that a decoder of ours made, by row: encoding them again changes nothing."""
+        probe = slice(0, 9)  # no other chain gets past its first residues
+        fits = (self._open_fit(coords[:, probe])[1] < _MADE) | ~active[:, probe]
+        made = {}
+        for row in (fits.all(1) & (observed | ~active).all(1)).nonzero()[:, 0].tolist():
+            codes, error = self._open_fit(coords[row : row + 1, : int(active[row].sum())])
+            if (error < _MADE).all():
+                made[row] = codes[0]
+        return made
+
+    def _open_fit(self, coords: Float[Tensor, "b l 3 3"]) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
+        """Open-loop codes and the squared error of the residues that they rebuild from the first frame."""
+        codes = self.encode_open(coords)
+        frames = scan(torch.cat([backbone_frames(coords[:, :1]), self.transforms[codes[:, 1:]]], 1))
+        rebuilt = apply(frames, self.inner[codes].double().unflatten(-1, (3, 3)))
+        return codes, (rebuilt - coords).square().sum((-1, -2))
 
     def _inner(self, coords: Float[Tensor, "b l 3 3"]) -> Float[Tensor, "b 9"]:
         first = coords[:, 0].double()
