@@ -1,6 +1,14 @@
-"""Nearest-code lookup: exact k nearest codebook entries of many vectors, in bounded memory."""
+"""Nearest-code lookup: exact k nearest codebook entries of many vectors, in bounded memory.
+
+The lookup ranks, then proves. Every code is scored by |e|²/2 - x·e about the codebook's mean: one matrix product,
+in float32 here, in split bfloat16 on tensor cores in `nearest_triton`. A bound on the rounding of those scores
+tells which codes could be the nearest: those are measured again as |x - e|² in float64. Mostly that is one code.
+"""
 
 from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -8,20 +16,44 @@ from torch import Tensor
 
 __all__ = ["nearest_code", "smallest"]
 
-_BLOCK = 1 << 22  # entries of a score block held at once: 16 MB in float32
-_SPARE = 8  # candidates beyond k that are measured exactly
+_TILE = 1 << 19  # scores computed at once: 2 MB in float32, so that they are reduced while in cache
+_WIDE = 1 << 12  # codes scored at once for k = 1
+_BLOCK = 1 << 20  # entries of the working arrays of a block of vectors
+_SMALL = 1 << 16  # differences x - e below which measuring all of them is the quickest
+_SPARE = 8  # candidates beyond k that are kept with their scores
+_UNIT = 2.0**-24
+# worst relative error of the factors of a float32 matrix product, by what torch has been allowed to use for it
+_PRODUCT = {"none": 0, "ieee": 0, "highest": 0, "tf32": 2**-9, "high": 2**-9, "bf16": 2**-6, "medium": 2**-6}
 
 
-@torch.no_grad()
+class Codes(NamedTuple):
+    """What scores are made of: codes about their centre, |e|²/2 and the largest |e|."""
+
+    centre: Float[Tensor, " d"]
+    centred: Float[Tensor, "n d"]
+    half_norm: Float[Tensor, " n"]
+    reach: Float[Tensor, ""]
+
+
+class Leaders(NamedTuple):
+    """The codes of lowest score of each row, ascending; no other code scores below `floor`."""
+
+    score: Float[Tensor, "r m"]
+    code: Int[Tensor, "r m"]
+    floor: Float[Tensor, " r"]
+
+
 def nearest_code(
     x: Float[Tensor, "*batch d"], codebook: Float[Tensor, "n d"], k: int = 1
 ) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
     """Squared Euclidean distance and index of the `k` nearest codes of each vector.
 
-    One matrix product ranks the codes by |e|²/2 - x·e about the codebook's mean; the leading candidates are
-    measured again as |x - e|² in float64. Rows where the rounding of the product could hide a nearer code
-    (near-duplicate codes, vectors far from the codebook) are measured in full, so the answer is that of an
-    exhaustive float64 search. Memory beyond the answer is bounded, whatever the number of vectors.
+    The answer is that of an exhaustive float64 search in every regime (near-duplicate codes, vectors far from
+    the codebook, large offsets); rows where rounding hides much cost more. Memory beyond the answer is bounded,
+    whatever the number of vectors. CUDA tensors go through a fused Triton kernel where that is possible.
+
+    Neither result carries a gradient: take it through `(x - codebook[index])`. Under `torch.compile` this is
+    one node, `structok::nearest_code`. A row with a missing (NaN) value gets index 0 and distance NaN, cheaply.
 
     Parameters
     ----------
@@ -44,33 +76,44 @@ def nearest_code(
     n, d = codebook.shape
     if not 1 <= k <= n:
         raise ValueError(f"k = {k} is not between 1 and the codebook size {n}")
-    flat, codes = x.reshape(-1, d), codebook.double()
-    centre = codes.mean(0)
-    centred = (codes - centre).float()
-    half_norm = centred.square().sum(1) / 2
-    reach = centred.norm(dim=1).max()
-    distance = torch.empty(len(flat), k, device=x.device)
-    index = torch.empty(len(flat), k, dtype=torch.int32, device=x.device)
-    rows, m = max(1, _BLOCK // max(n, 16 * d)), min(n, k + _SPARE)
-    for i in range(0, len(flat), rows):
-        block = flat[i : i + rows].double()
-        local = (block - centre).float()
-        score = torch.addmm(half_norm, local, centred.T, alpha=-1.0)
-        candidate = smallest(score, m).sort(dim=1).values
-        near, at = _measure(block, codes[candidate], k)
-        picked = candidate.gather(1, at)
-        if m < n:
-            # every code left out scores at least as high as the worst candidate, up to rounding
-            length = local.norm(dim=1)
-            rounding = (d + 4) * torch.finfo(torch.float32).eps * (length * reach + reach**2)
-            floor = 2 * (score.gather(1, candidate).amax(1) - rounding) + length**2 * (1 - 1e-5)
-            unsure = ~(near[:, -1] < floor)
-            if unsure.any():
-                near[unsure], picked[unsure] = _exhaustive(block[unsure], codes, k)
-        distance[i : i + rows] = near
-        index[i : i + rows] = picked
+    distance, index = lookup(x.detach().reshape(-1, d), codebook.detach(), k)
     shape = x.shape[:-1] if k == 1 else (*x.shape[:-1], k)
     return distance.reshape(shape), index.reshape(shape)
+
+
+@torch.library.custom_op(
+    "structok::nearest_code", mutates_args=(), schema="(Tensor x, Tensor codebook, int k) -> (Tensor, Tensor)"
+)
+def lookup(x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], k: int) -> tuple[Tensor, Tensor]:
+    """`nearest_code` of a plain list of vectors, as an operator that `torch.compile` leaves whole."""
+    if len(x) * codebook.numel() <= _SMALL:
+        return _exhaustive(x, codebook, k)
+    wide = torch.promote_types(torch.promote_types(x.dtype, codebook.dtype), torch.float32)
+    distance = torch.empty(len(x), k, device=x.device)
+    index = torch.empty(len(x), k, dtype=torch.int32, device=x.device)
+    with torch.autocast(x.device.type, enabled=False):
+        codes = _prepare(codebook.to(wide))
+        kernel = _kernel(x, codebook, k)
+        rows = (max(1, _BLOCK // max(x.shape[1], 128))) << (0 if kernel is None else 4)
+        for i in range(0, len(x), rows):
+            block = x[i : i + rows].to(wide)
+            local = (block - codes.centre).float()
+            if kernel is not None:
+                leaders = Leaders(*kernel.leaders(local, codes.centred, codes.half_norm, k))
+                product = kernel.product_error(x.shape[1])
+            else:
+                leaders = _best(local, codes) if k == 1 else _several(local, codes, k)
+                product = _product(x)
+            near, at = _certify(block, codebook, codes, leaders, _rounding(local, codes, product), k)
+            distance[i : i + rows] = near
+            index[i : i + rows] = at
+    return distance, index
+
+
+@lookup.register_fake
+def _(x: Tensor, codebook: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], k)
+    return x.new_empty(shape, dtype=torch.float32), x.new_empty(shape, dtype=torch.int32)
 
 
 def smallest(score: Float[Tensor, "r n"], m: int) -> Int[Tensor, "r m"]:
@@ -90,17 +133,174 @@ def smallest(score: Float[Tensor, "r n"], m: int) -> Int[Tensor, "r m"]:
     return kept.gather(1, best // size) * size + best % size
 
 
-def _measure(
-    x: Float[Tensor, "r d"], codes: Float[Tensor, "r m d"], k: int
-) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
-    """The k nearest of each row's own codes; a stable sort gives ties to the first."""
-    distance, order = (x[:, None] - codes).square().sum(-1).sort(dim=1, stable=True)
-    return distance[:, :k], order[:, :k]
+def _exhaustive(x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], k: int) -> tuple[Tensor, Tensor]:
+    distance = (x.double()[:, None] - codebook.double()).square_().sum(-1)
+    if k == 1:
+        # argmin takes the first of equals, but NaN for the smallest; a sort puts it last
+        index = distance.where(~distance.isnan(), torch.inf).argmin(1, keepdim=True)
+    else:
+        index = distance.sort(dim=1, stable=True).indices[:, :k]
+    return distance.gather(1, index).float(), index.int()
 
 
-def _exhaustive(
-    x: Float[Tensor, "r d"], codes: Float[Tensor, "n d"], k: int
+def _kernel(x: Tensor, codebook: Tensor, k: int) -> ModuleType | None:
+    """The Triton kernel's module, where it can do the work."""
+    if not (x.is_cuda and codebook.is_cuda and len(x)):
+        return None
+    try:
+        from structok.codebook import nearest_triton
+    except ImportError:
+        return None
+    return nearest_triton if nearest_triton.supports(x, codebook, k) else None
+
+
+def _prepare(codebook: Float[Tensor, "n d"]) -> Codes:
+    """Any centre will do for exactness, as long as the differences are rounded once; the mean keeps them small."""
+    centre = codebook.mean(0)
+    centred = (codebook - centre).float()
+    half_norm = centred.square().sum(1).div_(2)
+    return Codes(centre, centred, half_norm, half_norm.max().mul(2).sqrt())
+
+
+def _product(x: Tensor) -> float:
+    backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
+    setting = getattr(backend.matmul, "fp32_precision", None) or torch.get_float32_matmul_precision()
+    return _PRODUCT[setting]
+
+
+def _rounding(local: Float[Tensor, "r d"], codes: Codes, product: float) -> Float[Tensor, " r"]:
+    """A bound on the error of every score of a row; infinite or NaN where scores may have overflowed.
+
+    Standard bounds of a float32 sum of d products, of the rounding of x and e about the centre, and of |e|²/2;
+    by Cauchy-Schwarz |x||e| stands for Σ|x_i e_i|. The last term covers results flushed to zero.
+    """
+    d, reach = local.shape[1], codes.reach
+    length = local.norm(dim=1)
+    relative = 1.01 * ((d + 8) * _UNIT + product)
+    return relative * (length + reach) * reach + d * torch.finfo(torch.float32).tiny * (1 + length + reach)
+
+
+def _best(local: Float[Tensor, "r d"], codes: Codes) -> Leaders:
+    """The code of lowest score and the runner-up's score.
+
+    A row of scores is cut into groups. One streaming pass finds the groups' minima; only the best group is
+    looked into. Codes come in ranges, so that the scores of many vectors fit into the cache for any codebook.
+    """
+    r, n = len(local), len(codes.centred)
+    size = min(n, 128)
+    best, floor = local.new_full((r,), torch.inf), local.new_full((r,), torch.inf)
+    index = torch.zeros(r, dtype=torch.long, device=local.device)
+    wide = _WIDE >> (local.shape[1] >= 128)  # long codes leave less cache to the scores
+    for start in range(0, n, wide):
+        e, half_norm = codes.centred[start : start + wide], codes.half_norm[start : start + wide]
+        short = -len(e) % size
+        if short:
+            e = torch.nn.functional.pad(e, (0, 0, 0, short))
+            half_norm = torch.nn.functional.pad(half_norm, (0, short), value=torch.inf)
+        groups, rows = len(e) // size, min(r, max(1, _TILE // len(e)))
+        score = local.new_empty(rows, len(e))
+        lows, inside = local.new_empty(r, groups), local.new_empty(r, size)
+        group = torch.empty(r, dtype=torch.long, device=local.device)
+        offset = torch.arange(rows, device=local.device) * groups
+        for i in range(0, r, rows):
+            part = local[i : i + rows]
+            held = torch.addmm(half_norm, part, e.T, alpha=-1.0, out=score[: len(part)]).view(-1, groups, size)
+            lowest = torch.amin(held, -1, out=lows[i : i + rows])
+            group[i : i + rows] = lowest.argmin(1)
+            chosen = offset[: len(part)] + group[i : i + rows]
+            torch.index_select(held.view(-1, size), 0, chosen, out=inside[i : i + rows])
+        low, at = inside.min(1)
+        inside.scatter_(1, at[:, None], torch.inf)
+        lows.scatter_(1, group[:, None], torch.inf)
+        second = torch.minimum(inside.amin(1), lows.amin(1))
+        floor = torch.minimum(torch.maximum(best, low), torch.minimum(floor, second))
+        index = torch.where(low < best, start + group * size + at, index)
+        best = torch.minimum(best, low)
+    return Leaders(best[:, None], index[:, None], floor)
+
+
+def _several(local: Float[Tensor, "r d"], codes: Codes, k: int) -> Leaders:
+    n = len(codes.centred)
+    m = min(n, k + _SPARE)
+    score = local.new_empty(len(local), m)
+    index = torch.empty(len(local), m, dtype=torch.long, device=local.device)
+    rows = max(1, _TILE // n)
+    for i in range(0, len(local), rows):
+        full = torch.addmm(codes.half_norm, local[i : i + rows], codes.centred.T, alpha=-1.0)
+        index[i : i + rows] = smallest(full, m).sort(dim=1).values
+        score[i : i + rows] = full.gather(1, index[i : i + rows])
+    floor = score.amax(1) if m < n else score.new_full((len(score),), torch.inf)
+    return Leaders(score, index, floor)
+
+
+def _certify(
+    x: Float[Tensor, "r d"],
+    codebook: Float[Tensor, "n d"],
+    codes: Codes,
+    leaders: Leaders,
+    rounding: Float[Tensor, " r"],
+    k: int,
 ) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
-    rows = max(1, _BLOCK // codes.numel())
-    parts = [_measure(part, codes.expand(len(part), *codes.shape), k) for part in x.split(rows)]
+    """Measure the leaders that could be among the k nearest, and all codes where others could be too.
+
+    k codes have scores up to t, so the k-th nearest has a true score below t + ρ, and whatever is as near was
+    scored below t + 2ρ.
+    """
+    score, code, floor = leaders
+    limit = (score if k == score.shape[1] == 1 else score.topk(k, dim=1, largest=False).values).amax(1) + 2 * rounding
+    unsure = ~(floor > limit)
+    if score.shape[1] == 1:
+        row = torch.arange(len(x), device=x.device)
+        near, at = _measure(x, codebook, row, code[:, 0])[:, None], code
+    else:
+        near, at = x.new_full((len(x), k), torch.nan, dtype=torch.float64), code[:, :k].clone()
+        sure = ~unsure
+        row, column = (score[sure] <= limit[sure, None]).nonzero(as_tuple=True)
+        near[sure], at[sure] = _select(x[sure], codebook, row, code[sure][row, column], k)
+    if unsure.any():
+        near[unsure], at[unsure] = _resolve(x[unsure], codebook, codes, k)
+    return near, at
+
+
+def _resolve(
+    x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], codes: Codes, k: int
+) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
+    """Measure every code that rounding cannot rule out; all of them where nothing can be said."""
+    n = len(codebook)
+    parts = []
+    for part in x.split(max(1, _TILE // n)):
+        local = (part - codes.centre).float()
+        score = torch.addmm(codes.half_norm, local, codes.centred.T, alpha=-1.0)
+        limit = score.topk(k, dim=1, largest=False).values.amax(1) + 2 * _rounding(local, codes, _product(x))
+        keep = ~(score > limit[:, None])
+        # against a finite codebook all distances of a row that is not finite are alike
+        lost = ~part.isfinite().all(1) & codes.reach.isfinite()
+        keep = torch.where(lost[:, None], torch.arange(n, device=x.device) < k, keep)
+        row, code = keep.nonzero(as_tuple=True)
+        parts.append(_select(part, codebook, row, code, k))
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _select(
+    x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], row: Int[Tensor, " p"], code: Int[Tensor, " p"], k: int
+) -> tuple[Float[Tensor, "r k"], Int[Tensor, "r k"]]:
+    """The k nearest of each row's candidates, given as pairs sorted by row, then by code."""
+    distance = _measure(x, codebook, row, code)
+    order = distance.argsort(stable=True)
+    order = order[row[order].argsort(stable=True)]
+    every = torch.arange(len(x), device=x.device)
+    first = torch.searchsorted(row, every)
+    taken = order[first[:, None] + every.new_tensor(range(k))]
+    return distance[taken], code[taken]
+
+
+def _measure(
+    x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], row: Int[Tensor, " p"], code: Int[Tensor, " p"]
+) -> Float[Tensor, " p"]:
+    """|x - e|² in float64 of each pair."""
+    distance = torch.empty(len(row), dtype=torch.float64, device=x.device)
+    size = max(1, (_BLOCK << (4 if x.is_cuda else 0)) // (8 * x.shape[1]))
+    for i in range(0, len(row), size):
+        difference = x[row[i : i + size]].double().sub_(codebook[code[i : i + size]].double())
+        torch.sum(difference.square_(), 1, out=distance[i : i + size])
+    return distance

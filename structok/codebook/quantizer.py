@@ -64,7 +64,8 @@ class VectorQuantizer(nn.Module):
     decay : of the moving averages of the codes and of their use
     commitment : weight of |x - sg(e)|² in the loss
     kmeans_iterations : Lloyd steps on the first training batch; 0 starts from random codes
-    dead_below : codes whose moving average of uses per batch is lower are put on a random vector of the batch
+    dead_below : codes whose moving average of uses per batch is lower are put on a random vector of the
+        batch; choose it well below vectors per batch / size
     rotation_trick : how gradients pass, `rotate_to` rather than `straight_through`
     orthogonal, orthogonal_codes : weight of `orthogonality` over at most that many of the batch's codes.
         With it the codebook is a parameter, moved by gradient and by averaging.
@@ -166,11 +167,14 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def revive_(self, x: Float[Tensor, "m d"]) -> None:
-        """Put dead codes, rarest first, on random rows of `x`, each row used once."""
+        """Put dead codes, rarest first, on random rows of `x`, each row used once.
+
+        They count as used as often as the average code, so that they have time to attract vectors.
+        """
         dead = self.cluster_size.sort().indices
         dead = dead[self.cluster_size[dead] < self.dead_below][: len(x)]
         self.codebook[dead] = x[torch.randperm(len(x), device=x.device)[: len(dead)]].to(self.codebook.dtype)
-        self.cluster_size[dead] = self.dead_below
+        self.cluster_size[dead] = self.cluster_size.mean().clamp(min=self.dead_below)
         self._agree_()
 
     def _statistics(

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from structok import nearest_code
+from structok.codebook import nearest
 from structok.codebook.nearest import smallest
 
 
@@ -15,12 +16,12 @@ def exhaustive(x, codebook, k):
     return values[:, :k], index[:, :k]
 
 
-@st.composite
-def problems(draw):
-    seed, n, codes, d = (draw(st.integers(*r)) for r in ((0, 10**6), (1, 40), (1, 700), (1, 24)))
+REGIMES = ["plain", "offset", "duplicates", "collapsed", "one code", "on codes", "scaled", "tiny", "huge"]
+
+
+def problem_in(regime, seed, n, codes, d):
     generator = torch.Generator().manual_seed(seed)
     codebook = torch.randn(codes, d, generator=generator)
-    regime = draw(st.sampled_from(["plain", "offset", "duplicates", "collapsed", "on codes", "scaled"]))
     x = torch.randn(n, d, generator=generator)
     if regime == "offset":
         codebook, x = codebook + 1e4, x + 1e4
@@ -28,10 +29,23 @@ def problems(draw):
         codebook = codebook[torch.randint(codes, (codes,), generator=generator)]
     elif regime == "collapsed":
         codebook = 3 + 1e-4 * codebook
+    elif regime == "one code":
+        codebook = codebook[:1].repeat(codes, 1)
     elif regime == "on codes":
         x = codebook[torch.randint(codes, (n,), generator=generator)].clone()
     elif regime == "scaled":
         x = x * 1e3
+    elif regime == "tiny":
+        codebook, x = codebook * 1e-21, x * 1e-21
+    elif regime == "huge":
+        codebook, x = codebook * 1e18, x * 1e18
+    return x, codebook
+
+
+@st.composite
+def problems(draw):
+    seed, n, codes, d = (draw(st.integers(*r)) for r in ((0, 10**6), (1, 40), (1, 700), (1, 24)))
+    x, codebook = problem_in(draw(st.sampled_from(REGIMES)), seed, n, codes, d)
     return x, codebook, draw(st.integers(1, min(codes, 9)))
 
 
@@ -39,6 +53,15 @@ def problems(draw):
 @given(problems())
 def test_equals_an_exhaustive_float64_search_with_ties_to_the_lowest_index(problem):
     x, codebook, k = problem
+    # small problems are measured in full; the way of large ones must hold for them too
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nearest, "_SMALL", 0)
+        patch.setattr(nearest, "_WIDE", 256)
+        check(x, codebook, k)
+    check(x, codebook, k)
+
+
+def check(x, codebook, k):
     distance, index = nearest_code(x, codebook, k=k)
     expected_distance, expected = exhaustive(x, codebook, k)
     assert torch.equal(index.long().view(len(x), k), expected)
@@ -80,3 +103,70 @@ def test_smallest_finds_the_smallest_entries(seed, m, n):
     m = min(m, n)
     found = score.gather(1, smallest(score, m)).sort(dim=1).values
     assert torch.equal(found, score.sort(dim=1).values[:, :m])
+
+
+def test_codebooks_wider_than_one_range_and_not_a_multiple_of_it():
+    x, codebook = problem_in("plain", 0, 30, 9001, 6)
+    assert torch.equal(nearest_code(x, codebook)[1].long(), exhaustive(x, codebook, 1)[1][:, 0])
+
+
+def test_equal_codes_in_different_ranges_go_to_the_lowest_index():
+    x, codebook = problem_in("plain", 1, 40, 4500, 6)
+    codebook = torch.cat([codebook, codebook.flip(0)])
+    assert torch.equal(nearest_code(x, codebook)[1].long(), exhaustive(x, codebook, 1)[1][:, 0])
+
+
+@pytest.mark.parametrize("setting", ["highest", "high", "medium"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_reduced_precision_of_matrix_products_changes_nothing(setting, autocast):
+    x, codebook = problem_in("plain", 2, 200, 2048, 32)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(setting)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            index = nearest_code(x, codebook)[1]
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(index.long(), exhaustive(x, codebook, 1)[1][:, 0])
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_rows_that_are_not_finite(k):
+    x, codebook = problem_in("plain", 3, 200, 600, 8)
+    x[::4, 2], x[1::4, 5] = torch.nan, torch.inf
+    distance, index = (t.view(200, k) for t in nearest_code(x, codebook, k=k))
+    assert distance[::4].isnan().all() and (distance[1::4] == torch.inf).all()
+    assert (index[::4] == torch.arange(k)).all() and (index[1::4] == torch.arange(k)).all()
+    assert torch.equal(index[2::4].long(), exhaustive(x[2::4], codebook, k)[1])
+
+
+def test_gradients_do_not_pass_and_do_no_harm():
+    x = torch.randn(300, 8, requires_grad=True)
+    codebook = torch.randn(500, 8, requires_grad=True)
+    distance, index = nearest_code(x, codebook)
+    assert not distance.requires_grad
+    (x - codebook[index.long()]).square().sum().backward()
+    assert x.grad is not None and codebook.grad is not None
+
+
+def test_is_one_node_of_a_compiled_graph():
+    graphs = []
+
+    def keep(graph, example):
+        graphs.append(graph)
+        return graph
+
+    x, codebook = problem_in("plain", 4, 60, 700, 8)
+    compiled = torch.compile(lambda x: nearest_code(x.view(6, 10, 8), codebook, k=2), backend=keep, fullgraph=True)
+    index = compiled(x.requires_grad_())[1]
+    assert index.shape == (6, 10, 2)
+    assert torch.equal(index.view(60, 2).long(), exhaustive(x, codebook, 2)[1])
+    [graph] = graphs
+    called = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    assert called.count(torch.ops.structok.nearest_code.default) == 1
+    assert not any("addmm" in str(target) for target in called)
+
+
+def test_the_operator_is_sound():
+    x, codebook = problem_in("plain", 5, 20, 300, 8)
+    torch.library.opcheck(torch.ops.structok.nearest_code.default, (x, codebook, 1))
