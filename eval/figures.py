@@ -84,7 +84,8 @@ def ladder() -> None:
     axis.plot(*zip(*PUBLISHED.values()), "s", color="#7570b3", label="published, CA")
     for name, (bits, error) in PUBLISHED.items():
         axis.annotate(name, (bits, error), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    axis.set(xlabel="bits per residue", ylabel="mean RMSD on CASP14, Å", yscale="log", xlim=(5.5, 14.5), ylim=(0.07, 3.5))
+    axis.set(xlabel="bits per residue", ylabel="mean RMSD on CASP14, Å", yscale="log")
+    axis.set(xlim=(5.5, 14.5), ylim=(0.07, 3.5))
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     figure.tight_layout()

@@ -1,0 +1,264 @@
+"""Molecules in and out: reading files, token order and SELFIES, the graph that a SELFIES stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from structok.errors import InputError, TokensError
+from structok.molecule.files import read_molecules, write_sdf
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+__all__ = [
+    "Conformer",
+    "add_conformer",
+    "in_token_order",
+    "minimise",
+    "molecule_of",
+    "prepare",
+    "read_molecules",
+    "write_sdf",
+]
+
+_COINCIDENT = 0.05  # Å; no two nuclei of a molecule are this close
+
+
+@dataclass(frozen=True)
+class Conformer:
+    """A molecule as the tokenizer sees it.
+
+    Parameters
+    ----------
+    id : name of the molecule
+    mol : sanitised RDKit Mol read back from the SELFIES, atoms in token order, no conformer
+    coords : float64 array, shape=(n, 3), Å, in token order
+    selfies : SELFIES whose atom tokens are in the same order
+    order : int32 array, shape=(n,), input atom of each token atom
+    """
+
+    id: str
+    mol: Mol
+    coords: Float[np.ndarray, "n 3"]
+    selfies: str
+    order: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+
+def in_token_order(mol: Mol) -> tuple[str, list[int]]:
+    """Canonical Kekulé SMILES without stereo, and the input atom of each of its atoms.
+
+    Tokens follow this order. Chirality is left to the coordinates, and so is the isotope.
+    """
+    from rdkit import Chem
+
+    smiles = Chem.MolToSmiles(mol, kekuleSmiles=True, isomericSmiles=False)
+    return smiles, list(mol.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+
+
+def molecule_of(selfies: str, where: str = "tokens") -> Mol:
+    """Sanitised Mol of a SELFIES with explicit hydrogens, atoms in the order of its atom tokens.
+
+    Nothing is added to what the tokens say: an atom short of hydrogens is a radical.
+
+    Raises
+    ------
+    TokensError
+        If it is no SELFIES, derives no molecule, or RDKit rejects that molecule.
+    """
+    import selfies as sf
+    from rdkit import Chem, rdBase
+
+    try:
+        smiles = sf.decoder(selfies)
+    except sf.DecoderError as error:
+        raise TokensError(f"{where}: not a SELFIES string that can be decoded ({_line(error)})") from None
+    params: Any = Chem.SmilesParserParams()
+    params.removeHs = False
+    params.sanitize = False
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles, params)
+        if mol is None or not mol.GetNumAtoms():
+            raise TokensError(f"{where}: the SELFIES derives no molecule ({smiles[:60]!r})")
+        for atom in mol.GetAtoms():
+            atom.SetNoImplicit(True)
+            atom.SetNumExplicitHs(0)
+        try:
+            Chem.SanitizeMol(mol)
+        except ValueError as error:
+            raise TokensError(f"{where}: RDKit rejects the molecule of the SELFIES ({_line(error)})") from None
+    return mol
+
+
+def _line(error: Exception) -> str:
+    """First line of another package's message."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conformer:
+    """Check a molecule and bring it to token order.
+
+    Parameters
+    ----------
+    mol : Mol with explicit hydrogens and one 3D conformer (the first is taken)
+    id : name for messages and tokens; default: the molecule's `_Name`
+    max_length : atoms at most
+
+    Raises
+    ------
+    InputError
+        No conformer, a flat or broken one, missing hydrogens, valences that RDKit rejects, several fragments,
+        dummy atoms, bonds or valences that SELFIES does not know, a SELFIES that does not give the molecule
+        back, or too many atoms.
+    """
+    name = id or (mol.GetProp("_Name").strip() if mol.HasProp("_Name") else "") or "molecule"
+    n = mol.GetNumAtoms()
+    if not n:
+        raise InputError(f"{name}: no atoms")
+    if n > max_length:
+        raise InputError(f"{name}: {n} atoms, more than the {max_length} this model takes; split the molecule")
+    coords = _coordinates(mol, name)
+    mol = _sanitised(mol, name)
+    _check_graph(mol, name)
+    smiles, order = in_token_order(mol)
+    selfies = _selfies(smiles, name)
+    try:
+        back = molecule_of(selfies, name)
+    except TokensError as error:
+        raise InputError(f"{error}; the molecule has no faithful SELFIES") from None
+    if difference := _difference(mol, order, back):
+        raise InputError(f"{name}: SELFIES does not give the molecule back ({difference})")
+    return Conformer(name, back, coords[order], selfies, np.array(order, dtype=np.int32))
+
+
+def _coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
+    if not mol.GetNumConformers():
+        raise InputError(f"{name}: no conformer; embed one first (rdkit.Chem.AllChem.EmbedMolecule)")
+    conformer = mol.GetConformer()
+    coords = np.asarray(conformer.GetPositions(), dtype=np.float64)
+    if not np.isfinite(coords).all():
+        atom = int(np.argmin(np.isfinite(coords).all(1)))
+        raise InputError(f"{name}: atom {atom} has no finite coordinates")
+    if len(coords) > 3 and not conformer.Is3D() and not coords[:, 2].any():
+        raise InputError(f"{name}: a flat (2D) drawing; embed it in 3D first (rdkit.Chem.AllChem.EmbedMolecule)")
+    if len(coords) > 1:
+        i, j = _closest(coords)
+        if np.linalg.norm(coords[i] - coords[j]) < _COINCIDENT:
+            raise InputError(f"{name}: atoms {i} and {j} lie on the same spot; the conformer is broken")
+    return coords
+
+
+def _closest(coords: Float[np.ndarray, "n 3"]) -> tuple[int, int]:
+    squared = ((coords[:, None] - coords[None]) ** 2).sum(-1)
+    np.fill_diagonal(squared, np.inf)
+    i, j = divmod(int(squared.argmin()), len(coords))
+    return min(i, j), max(i, j)
+
+
+def _sanitised(mol: Mol, name: str) -> Mol:
+    """Copy with aromaticity as RDKit sees it, so that it compares with the SELFIES read back."""
+    from rdkit import Chem, rdBase
+
+    mol = Chem.Mol(mol)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(mol)
+    except ValueError as error:
+        raise InputError(f"{name}: RDKit rejects the molecule ({_line(error)})") from None
+    return mol
+
+
+def _check_graph(mol: Mol, name: str) -> None:
+    from rdkit import Chem
+
+    fragments = Chem.GetMolFrags(mol, asMols=len(Chem.GetMolFrags(mol)) > 1, sanitizeFrags=False)
+    if len(fragments) > 1:
+        named = ", ".join(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments)
+        raise InputError(f"{name}: {len(fragments)} fragments ({named}); tokenize them one by one, without salts")
+    for atom in map(mol.GetAtomWithIdx, range(mol.GetNumAtoms())):
+        if atom.GetTotalNumHs():
+            raise InputError(
+                f"{name}: atom {atom.GetIdx()} ({atom.GetSymbol()}) has implicit hydrogens; "
+                "give all atoms, or add them (add_hs=True, or rdkit.Chem.AddHs(mol, addCoords=True))"
+            )
+        if not atom.GetAtomicNum():
+            raise InputError(f"{name}: atom {atom.GetIdx()} is a dummy, not an element; remove it or name it")
+    known = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")
+    for bond in mol.GetBonds():
+        if bond.GetBondType().name not in known:
+            raise InputError(
+                f"{name}: bond {bond.GetBeginAtom().GetSymbol()}{bond.GetBeginAtomIdx()}-"
+                f"{bond.GetEndAtom().GetSymbol()}{bond.GetEndAtomIdx()} is {bond.GetBondType().name.lower()}, "
+                "which SELFIES cannot write; use single, double or triple bonds and charges"
+            )
+
+
+def _selfies(smiles: str, name: str) -> str:
+    import selfies as sf
+
+    try:
+        return sf.encoder(smiles)
+    except sf.EncoderError as error:
+        reason = next((line.strip() for line in str(error).split("\n") if "exceed" in line), _line(error))
+        raise InputError(f"{name}: SELFIES cannot write {smiles[:80]} ({reason})") from None
+
+
+def _difference(mol: Mol, order: list[int], back: Mol) -> str:
+    """What differs between the molecule and its SELFIES read back, '' if nothing does."""
+    from rdkit import Chem
+
+    if back.GetNumAtoms() != len(order):
+        return f"{len(order)} atoms became {back.GetNumAtoms()}"
+    for i, atom in enumerate(order):
+        a, b = mol.GetAtomWithIdx(atom), back.GetAtomWithIdx(i)
+        if a.GetAtomicNum() != b.GetAtomicNum():
+            return f"atom {atom} became {b.GetSymbol()}"
+        if a.GetFormalCharge() != b.GetFormalCharge():
+            return f"the charge of atom {atom} became {b.GetFormalCharge()}"
+        if a.GetNumRadicalElectrons() != b.GetNumRadicalElectrons():
+            return f"atom {atom} became a radical of {b.GetNumRadicalElectrons()} electrons"
+    before, after = (Chem.GetAdjacencyMatrix(m, useBO=True) for m in (mol, back))
+    changed = np.argwhere(before[np.ix_(order, order)] != after)
+    if len(changed):
+        i, j = (order[k] for k in changed[0])
+        return f"the bond of atoms {i} and {j} changed"
+    return ""
+
+
+def add_conformer(mol: Mol, coords: Float[np.ndarray, "n 3"]) -> Mol:
+    """Copy of `mol` with one 3D conformer; stereochemistry is perceived from it."""
+    from rdkit import Chem
+
+    mol = Chem.Mol(mol)
+    conformer = Chem.Conformer(len(coords))
+    conformer.Set3D(True)
+    conformer.SetPositions(np.ascontiguousarray(coords, dtype=np.float64))
+    mol.RemoveAllConformers()
+    mol.AddConformer(conformer, assignId=True)
+    Chem.AssignStereochemistryFrom3D(mol)
+    return mol
+
+
+def minimise(mol: Mol, steps: int = 500) -> None:
+    """Relax the conformer in place with MMFF94, or with UFF where MMFF94 lacks parameters.
+
+    Raises
+    ------
+    InputError
+        If neither force field knows the molecule.
+    """
+    from rdkit.Chem import rdForceFieldHelpers as fields
+
+    if fields.MMFFHasAllMoleculeParams(mol):
+        fields.MMFFOptimizeMolecule(mol, maxIters=steps)
+    elif fields.UFFHasAllMoleculeParams(mol):
+        fields.UFFOptimizeMolecule(mol, maxIters=steps)
+    else:
+        name = mol.GetProp("_Name") if mol.HasProp("_Name") else "molecule"
+        raise InputError(f"{name}: no MMFF94 or UFF parameters for its atoms; decode it without relax")

@@ -1,0 +1,137 @@
+"""Molecules that break tokenizers: handled exactly, or refused in one line that names the way out."""
+
+import numpy as np
+import pytest
+
+from structok.errors import InputError
+from structok.molecule.conformer import prepare
+from structok.molecule.metrics import compare_molecules
+from structok.tokens import Tokens
+from tests.molecule.conftest import embed
+
+Chem = pytest.importorskip("rdkit.Chem")
+AllChem = pytest.importorskip("rdkit.Chem.AllChem")
+
+HANDLED = {
+    "helium": "[He]",
+    "sodium ion": "[Na+]",
+    "hydrogen": "[H][H]",
+    "oxygen, diradical": "[O][O]",
+    "carbon monoxide": "[C-]#[O+]",
+    "water": "O",
+    "hydrogen cyanide, linear": "C#N",
+    "acetylene, linear": "C#C",
+    "butadiyne, linear": "C#CC#C",
+    "alkyne chain": "CC#CC#CC",
+    "allene": "C=C=C",
+    "cumulene": "C=C=C=C",
+    "methyl radical": "[CH3]",
+    "carbene": "[CH2]",
+    "nitroxide radical": "CC1(C)CCCC(C)(C)N1[O]",
+    "zwitterion": "[NH3+]CC(=O)[O-]",
+    "deuterium": "[2H]C([2H])([2H])O",
+    "nitro": "C[N+](=O)[O-]",
+    "azide": "CN=[N+]=[N-]",
+    "hexafluoride": "FS(F)(F)(F)(F)F",
+    "boronic acid": "OB(O)c1ccccc1",
+    "selenide": "C[Se]C",
+    "cubane": "C12C3C4C1C5C2C3C45",
+    "spiro sulfoximine": "CS(=N)(=O)C1CC12CC2",
+}
+
+
+def conformer_of(smiles):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    if mol.GetNumAtoms() == 1:
+        mol.AddConformer(Chem.Conformer(1))
+        return mol
+    return embed(smiles)
+
+
+@pytest.mark.parametrize("name", HANDLED)
+def test_handled(tokenizer, name):
+    mol = conformer_of(HANDLED[name])
+    for closed in (False, True):
+        tokens = tokenizer.encode(mol, closed_loop=closed)
+        assert len(tokens) == mol.GetNumAtoms()
+        back = tokenizer.decode(Tokens.from_text(tokens.to_text()))
+        assert np.isfinite(back.GetConformer().GetPositions()).all()
+        for atom in back.GetAtoms():
+            original = mol.GetAtomWithIdx(int(tokens.atom_order[atom.GetIdx()]))
+            assert atom.GetAtomicNum() == original.GetAtomicNum()
+            assert atom.GetFormalCharge() == original.GetFormalCharge()
+            assert atom.GetNumRadicalElectrons() == original.GetNumRadicalElectrons()
+        assert compare_molecules(mol, back, tokens)["rmsd"] < 10
+
+
+@pytest.fixture(scope="module")
+def long_chain():
+    return embed("C" * 80)
+
+
+def test_242_atoms(tokenizer, long_chain):
+    tokens = tokenizer.encode(long_chain)
+    assert len(tokens) == len(tokens.codes) == 242
+    assert tokenizer.decode(tokens).GetNumAtoms() == 242
+
+
+def flat(smiles):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.Compute2DCoords(mol)
+    return mol
+
+
+def moved(mol, atom, position):
+    mol.GetConformer().SetAtomPosition(atom, position)
+    return mol
+
+
+def pentavalent():
+    mol = Chem.RWMol()
+    mol.AddAtom(Chem.Atom(6))
+    for _ in range(5):
+        mol.AddBond(0, mol.AddAtom(Chem.Atom(9)), Chem.BondType.SINGLE)
+    conformer = Chem.Conformer(6)
+    conformer.SetPositions(np.random.default_rng(0).normal(size=(6, 3)))
+    mol.AddConformer(conformer)
+    return mol.GetMol()
+
+
+REFUSED = {
+    "salt": (lambda: embed("CC(=O)[O-].[Na+]"), r"2 fragments \(CC\(=O\)\[O-\], \[Na\+\]\).*one by one"),
+    "metal complex": (lambda: embed("[NH3]->[Pt](<-[NH3])(Cl)Cl"), "N0-Pt1 is dative"),
+    "hypervalent iodine": (lambda: embed("CC(=O)OI(OC(C)=O)c1ccccc1"), "SELFIES cannot write"),
+    "no conformer": (lambda: Chem.AddHs(Chem.MolFromSmiles("CCO")), "no conformer; embed"),
+    "2D drawing": (lambda: flat("CCO"), "flat"),
+    "implicit hydrogens": (lambda: Chem.RemoveHs(embed("CCO")), "atom 0 .C. has implicit hydrogens.*add"),
+    "dummy atom": (lambda: embed("[*]CC"), "atom 0 is a dummy"),
+    "not a number": (lambda: moved(embed("CCO"), 2, (float("nan"), 0, 0)), "atom 2 has no finite"),
+    "collapsed": (lambda: moved(moved(embed("CCO"), 0, (0, 0, 0)), 2, (0, 0, 0)), "atoms 0 and 2 lie on the same"),
+    "no atoms": (Chem.Mol, "no atoms"),
+    "five bonds to carbon": (lambda: pentavalent(), "RDKit rejects the molecule .*[Vv]alence"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    make, message = REFUSED[name]
+    mol = make()
+    with pytest.raises(InputError, match=message) as caught:
+        prepare(mol, name)
+    assert str(caught.value).startswith(name) and "\n" not in str(caught.value)
+
+
+def test_unsanitised_is_as_good(drugs):
+    raw = Chem.MolFromMolBlock(Chem.MolToMolBlock(drugs[0]), sanitize=False, removeHs=False)
+    assert prepare(raw).selfies == prepare(drugs[0]).selfies
+
+
+def test_too_many_atoms(drugs):
+    with pytest.raises(InputError, match="more than the 10"):
+        prepare(drugs[0], max_length=10)
+
+
+def test_a_refused_molecule_names_itself(tokenizer):
+    mol = embed("CC(=O)[O-].[Na+]", "sodium acetate")
+    with pytest.raises(InputError, match=r"^sodium acetate: 2 fragments"):
+        tokenizer.encode(mol)
