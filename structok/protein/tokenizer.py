@@ -1,0 +1,162 @@
+"""`GCPVQVAE`: backbones to codes and back with a GCP-VQVAE model, in open or closed loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from structok.checkpoint import check_tensors, make_config, write_checkpoint
+from structok.errors import CheckpointError, InputError, TokensError
+from structok.protein.closed_loop import closed_loop_codes
+from structok.protein.features import residue_types
+from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
+from structok.protein.structure import Backbone, as_backbone
+from structok.protein.tokens import backbone_of, check_codes, tokens_of
+from structok.tokens import Tokens
+
+__all__ = ["GCPVQVAE"]
+
+
+class GCPVQVAE:
+    """Tokenizer of protein backbones: one code per residue, chosen by GCPNet and a transformer.
+
+    Missing residues get code -1 and come back as NaN; nothing is imputed. The absolute head rebuilds a chain
+    in a frame of its own, so superpose before comparing coordinates.
+
+    Parameters
+    ----------
+    model : the network, used in evaluation mode
+    name : written into the tokens
+    device : where the model runs
+    """
+
+    modality: ClassVar = "protein"
+
+    def __init__(self, model: GCPVQVAEModel, name: str = "gcp-vqvae", device: str = "cpu") -> None:
+        self.model = model.to(device).eval()
+        self.config: GCPVQVAEConfig = model.config
+        self.name, self.device = name, device
+        self.codebook_size, self.max_length = self.config.codebook_size, self.config.max_length
+
+    @classmethod
+    def from_checkpoint(
+        cls, name: str, config: dict[str, Any], tensors: dict[str, Tensor], *, device: str = "cpu"
+    ) -> GCPVQVAE:
+        """Build from what `read_checkpoint` returns; strict. Half-precision tensors are widened."""
+        if missing := {field.name for field in fields(GCPVQVAEConfig)} - set(config):
+            raise CheckpointError(f"{name}: missing config keys {sorted(missing)}")
+        with torch.device("meta"):
+            model = GCPVQVAEModel(make_config(GCPVQVAEConfig, config, name))
+        check_tensors({k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors, name)
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+        model.load_state_dict(tensors, assign=True)
+        return cls(model, name, device)
+
+    def save(self, folder: str | os.PathLike[str], *, half: bool = False) -> None:
+        """Write a checkpoint folder; `half` stores float16, half the size."""
+        tensors = self.model.state_dict()
+        if half:
+            tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        write_checkpoint(folder, "gcp-vqvae", self.config, tensors)
+
+    def encode(self, x: Any, *, closed_loop: bool | None = None, beam: int | None = None) -> Tokens:
+        """Tokens of one chain: a `Backbone`, a path, a biotite `AtomArray`, or an array [L, 3, 3] in Å.
+
+        Parameters
+        ----------
+        closed_loop : pick codes against the rebuilt chain (True) or nearest to the latents (False);
+            None is the checkpoint's default. Only models whose codes are rigid steps can do the former.
+        beam : hypotheses kept by the search; None is the checkpoint's default
+
+        Raises
+        ------
+        InputError
+            If nothing is observed, the chain is longer than `max_length`, or the model has no closed loop.
+        """
+        return self.encode_batch([x], closed_loop=closed_loop, beam=beam)[0]
+
+    def encode_batch(
+        self,
+        chains: Sequence[Any],
+        *,
+        batch_size: int = 16,
+        closed_loop: bool | None = None,
+        beam: int | None = None,
+    ) -> list[Tokens]:
+        """As `encode`, for many chains; chains of similar length run together."""
+        search = self.config.closed_loop if closed_loop is None else closed_loop
+        if search and not self.config.local_steps:
+            raise InputError(f"{self.name}: its codes are no rigid steps, so closed loop is impossible; use open loop")
+        if beam is not None and beam < 1:
+            raise InputError(f"beam must be at least 1, not {beam}")
+        width = (beam or self.config.beam) if search else None
+        backbones = [as_backbone(x) for x in chains]
+        for chain in backbones:
+            self._check(chain)
+        out: dict[int, Tokens] = {}
+        for batch in _batches([len(chain) for chain in backbones], batch_size):
+            codes = self._codes([backbones[i] for i in batch], width)
+            out.update((i, tokens_of(backbones[i], c, self.name)) for i, c in zip(batch, codes))
+        return [out[i] for i in range(len(backbones))]
+
+    def decode(self, tokens: Tokens) -> Backbone:
+        """The chain that the codes stand for, missing where the code is -1."""
+        return self.decode_batch([tokens])[0]
+
+    def decode_batch(self, tokens: Sequence[Tokens], *, batch_size: int = 16) -> list[Backbone]:
+        """Many chains, each as `decode` would give."""
+        for t in tokens:
+            check_codes(t, self.name, self.codebook_size, missing=-1)
+            if not (t.codes >= 0).any():
+                raise TokensError(f"{t.id or 'tokens'}: no residue has a code")
+            if len(t) > self.max_length:
+                raise TokensError(f"{t.id or 'tokens'}: {len(t)} codes, but {self.name} takes {self.max_length}")
+        out: dict[int, Backbone] = {}
+        for batch in _batches([len(t) for t in tokens], batch_size):
+            codes = [torch.from_numpy(tokens[i].codes).long() for i in batch]
+            padded = pad_sequence(codes, True, -1).to(self.device)
+            with torch.inference_mode():
+                coords = self.model.decode(padded).cpu().numpy()
+            out.update((i, backbone_of(tokens[i], x[: len(tokens[i])])) for i, x in zip(batch, coords))
+        return [out[i] for i in range(len(tokens))]
+
+    def _check(self, chain: Backbone) -> None:
+        where = f"{chain.name or 'backbone'}, chain {chain.chain_id}"
+        if not chain.mask.any():
+            raise InputError(f"{where}: no residue with N, CA and C; nothing to encode")
+        if len(chain) > self.max_length:
+            raise InputError(
+                f"{where}: {len(chain)} residues, but {self.name} takes {self.max_length}; "
+                "cut the chain into domains, or use a model with a larger max_length"
+            )
+
+    def _codes(self, chains: Sequence[Backbone], beam: int | None) -> list[Int[np.ndarray, " l"]]:
+        """Codes of one padded batch; without a beam, open loop."""
+        coords = pad_sequence([torch.from_numpy(c.coords) for c in chains], True, torch.nan).to(self.device)
+        mask = pad_sequence([torch.from_numpy(c.mask) for c in chains], True).to(self.device)
+        types = pad_sequence([residue_types(c.sequence) for c in chains], True).to(self.device)
+        with torch.inference_mode():
+            latents = self.model.encode(self.model.graph(coords, mask, types), mask)
+            if beam is None:
+                codes = self.model.quantizer(latents, mask).codes
+            else:
+                weight = self.config.latent_weight
+                codes = closed_loop_codes(self.model, coords, mask, latents, beam=beam, latent_weight=weight)
+        return [row[: len(chain)] for row, chain in zip(codes.cpu().numpy(), chains)]
+
+
+def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first."""
+    if size < 1:
+        raise InputError(f"batch size must be at least 1, not {size}")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
