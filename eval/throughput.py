@@ -1,6 +1,6 @@
-"""Speed and memory of protein encoding and decoding on this machine.
+"""Speed and memory of protein encoding and decoding on this machine, beside a plain search over all codes.
 
-python -m eval.throughput ../shared/data/protein/train.npz -o eval/results/throughput.json
+python -m eval.throughput ../shared/data/protein/train.npz
 """
 
 from __future__ import annotations
@@ -10,16 +10,64 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import matplotlib
 import numpy as np
 import torch
 import typer
+from torch import Tensor
 
 import structok
+from structok.codebook.search import beam_search
+from structok.geometry import backbone_frames
+from structok.protein.chain_model import ChainModel
 from train.data import load_backbones
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+OUT = Path(__file__).parent / "results"
+
+
+class PlainSearch:
+    """What a first version in torch does: distances to all codes, and the best of beam × codes, at every step."""
+
+    def __init__(self, model: ChainModel, coords: Tensor) -> None:
+        self.model, self.coords = model, coords.double()
+        self.rotation, self.origin = model.transforms[:, :3, :3], model.transforms[:, :3, 3]
+
+    def candidates(self, state: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Tensor]:
+        rotation, origin = state
+        goal = (self.coords[:, None, step] - origin[:, :, None]) @ rotation
+        flat = goal.flatten(2).float()
+        cost = torch.cdist(flat, self.model.flat.expand(len(flat), -1, -1)).square().double()
+        return cost, torch.arange(len(self.model)).expand(cost.shape)
+
+    def advance(self, state: tuple[Tensor, Tensor], step: int, parent: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(len(parent))[:, None]
+        rotation, origin = state[0][rows, parent], state[1][rows, parent]
+        moved = origin + (rotation @ self.origin[code][..., None])[..., 0]
+        return rotation @ self.rotation[code], moved
+
+
+def plain_encode(model: ChainModel, chains: Sequence[Tensor], beam: int, batch_size: int) -> list[Tensor]:
+    """Closed-loop codes of complete chains by `PlainSearch`; slot 0 as the model has it."""
+    order = sorted(range(len(chains)), key=lambda i: len(chains[i]))
+    codes: list[Tensor] = [torch.empty(0)] * len(chains)
+    for at in range(0, len(order), batch_size):
+        part = order[at : at + batch_size]
+        coords = torch.nn.utils.rnn.pad_sequence([chains[i] for i in part], batch_first=True)
+        active = torch.arange(coords.shape[1]) < torch.tensor([len(chains[i]) for i in part])[:, None]
+        start = backbone_frames(coords[:, :1].double())
+        state = (start[..., :3, :3], start[..., :3, 3])
+        found, _ = beam_search(PlainSearch(model, coords), state, active, beam=beam, start=1)
+        found[:, 0] = model.encode_open(coords[:, :1].expand(-1, 2, -1, -1))[:, 0]
+        for i, row in zip(part, found):
+            codes[i] = row[: len(chains[i])]
+    return codes
 
 
 def best_of(repeats: int, work: Callable[[], Any]) -> tuple[float, Any]:
@@ -32,28 +80,87 @@ def best_of(repeats: int, work: Callable[[], Any]) -> tuple[float, Any]:
     return min(times), result
 
 
+def peak_memory() -> int:
+    """Peak resident memory of this process so far, MB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def against_plain(chains: list[Any], beam: int, repeats: int) -> dict[str, Any]:
+    """Our encoder and the plain one, same model, chains and beam, in turn."""
+    tokenizer = structok.load("chain-vq-4096")
+    coords, n = [torch.from_numpy(c.coords) for c in chains], sum(map(len, chains))
+    seconds, codes = best_of(repeats, lambda: tokenizer.model.encode(coords, beam=beam, batch_size=32))
+    before = peak_memory()
+    slow, plain = best_of(1, lambda: plain_encode(tokenizer.model, coords, beam, 48))
+
+    def mean_rmsd(found: list[Tensor]) -> float:
+        rebuilt = [tokenizer.model.decode(c.long()).numpy() for c in found]
+        return float(np.mean([structok.metrics.rmsd(b, c) for b, c in zip(rebuilt, chains)]))
+
+    return {
+        "beam": beam,
+        "ours, residues/s": round(n / seconds),
+        "plain, residues/s": round(n / slow),
+        "ratio": round(slow / seconds, 1),
+        "mean RMSD, ours": round(mean_rmsd(codes), 5),
+        "mean RMSD, plain": round(mean_rmsd(plain), 5),
+        "peak memory of the process up to here, MB": before,
+    }
+
+
+def growth() -> dict[str, dict[int, float]]:
+    """Seconds to encode against chain length (8 chains) and against the number of chains (128 residues)."""
+    tokenizer = structok.load("chain-vq-4096")
+    codes = torch.randint(0, 3900, (256, 2048), generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(256, 2048, 3, 3, generator=torch.Generator().manual_seed(1))
+    long = tokenizer.model.decode(codes).float() + 0.05 * noise
+
+    def seconds(count: int, length: int) -> float:
+        some = list(long[:count, :length])
+        return round(best_of(2, lambda: tokenizer.model.encode(some, beam=8))[0], 4)
+
+    return {
+        "length": {n: seconds(8, n) for n in (64, 128, 256, 512, 1024, 2048)},
+        "chains": {n: seconds(n, 128) for n in (8, 16, 32, 64, 128, 256)},
+    }
+
+
+def plot(found: dict[str, dict[int, float]], path: Path) -> None:
+    """Seconds against length and against the number of chains, with the line through the last point."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+    titles = {"length": "residues per chain (8 chains)", "chains": "chains of 128 residues"}
+    for axis, (name, times) in zip(axes, found.items()):
+        x = np.array(list(times))
+        axis.plot(x, list(times.values()), "o", color="#d95f02")
+        axis.plot(x, x * times[x[-1]] / x[-1], "--", color="grey", label="linear")
+        axis.set(xlabel=titles[name], ylabel="seconds to encode, beam 8", xscale="log", yscale="log")
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main(
     data: Annotated[Path, typer.Argument(help="npz, parquet or folder of backbones")],
-    out: Annotated[Path, typer.Option("-o", "--out")] = Path("eval/results/throughput.json"),
-    chains: int = 96,
+    out: Annotated[Path, typer.Option("-o", "--out")] = OUT / "throughput.json",
+    chains: int = 256,
     repeats: int = 3,
-    device: str = "cpu",
 ) -> None:
-    """Residues per second at batch sizes 1 and 32, and the process's peak memory."""
+    """Measure every protein model, the plain search, and how time grows; on the CPU."""
     backbones = load_backbones(data)
-    pool = np.flatnonzero((backbones.split == 1) & backbones.complete)
+    pool = np.flatnonzero((backbones.split == 1) & backbones.complete & (backbones.lengths < 600))
     chosen = [structok.Backbone(backbones[i]) for i in np.random.default_rng(0).permutation(pool)[:chains]]
     residues = sum(map(len, chosen))
     results: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, device {device}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
         "threads": torch.get_num_threads(),
-        "load": [round(x, 2) for x in os.getloadavg()],
+        "load before": round(os.getloadavg()[0], 2),
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none here: CPU figures only",
         "chains": len(chosen),
         "residues": residues,
         "models": {},
     }
     for name in structok.list_models():
-        tokenizer = structok.load(name, device=device)
+        tokenizer = structok.load(name)
         if tokenizer.modality != "protein":
             continue
         row: dict[str, float] = {}
@@ -64,11 +171,15 @@ def main(
             row[f"encode, {label}, residues/s"] = round(n / seconds)
         seconds, _ = best_of(repeats, lambda: tokenizer.decode_batch(tokens))  # noqa: B023
         row["decode, residues/s"] = round(residues / seconds)
-        row["peak memory of the process, MB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        results["models"][name] = row
-        print(name, row)
+        row["peak memory of the process, MB"] = peak_memory()
+        results["models"][name] = {"beam": tokenizer.config.beam, **row}
+        print(name, results["models"][name])
+    results["closed loop against a plain search"] = against_plain(chosen, 8, repeats)
+    print(results["closed loop against a plain search"])
+    results["seconds by size, beam 8"] = growth()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=1) + "\n")
+    plot(results["seconds by size, beam 8"], out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

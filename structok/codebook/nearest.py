@@ -126,11 +126,12 @@ def smallest(score: Float[Tensor, "r n"], m: int) -> Int[Tensor, "r m"]:
     size = 64
     if n % size or n // size <= 2 * m:
         return score.topk(m, dim=1, largest=False, sorted=False).indices
-    blocks = score.unflatten(1, (-1, size))
-    kept = blocks.amin(-1).topk(m, dim=1, largest=False, sorted=False).indices
-    inside = blocks.gather(1, kept[:, :, None].expand(-1, -1, size)).flatten(1)
+    # block j holds entries j, j + n / size, ..., so that minima are taken along whole cache lines
+    blocks = score.unflatten(1, (size, -1))
+    kept = blocks.amin(1).topk(m, dim=1, largest=False, sorted=False).indices
+    inside = blocks.gather(2, kept[:, None].expand(-1, size, -1)).flatten(1)
     best = inside.topk(m, dim=1, largest=False, sorted=False).indices
-    return kept.gather(1, best // size) * size + best % size
+    return kept.gather(1, best % m) + best // m * (n // size)
 
 
 def _exhaustive(x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], k: int) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,8 @@ def bonds_of(mol: Mol) -> Int[np.ndarray, "m 2"]:
     """Bonded pairs of atoms, lower index first."""
     from rdkit import Chem
 
-    return np.argwhere(np.triu(Chem.GetAdjacencyMatrix(mol)))
+    i, j = Chem.GetAdjacencyMatrix(mol).nonzero()
+    return np.stack([i, j], axis=1)[i < j]
 
 
 def graph_of(mol: Mol) -> Graph:

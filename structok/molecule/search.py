@@ -55,8 +55,8 @@ class Placement(Protocol):
         """True distance of each atom to its focal atom."""
         ...
 
-    def open_loop(self, target: Float[Tensor, "b n 3"]) -> Int[Tensor, "b n"]:
-        """Code of each atom by itself, on true references."""
+    def open_loop(self, target: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+        """Code of each atom by itself, on true references; anything in padding."""
         ...
 
     def rebuild(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n 3"]:
@@ -80,7 +80,7 @@ class TablePlacement:
     ----------
     model : its encoder and codebook give the open-loop codes
     table : `model.table()`
-    refs, level : as of `reference_atoms` and `levels`, padded
+    refs, level : as of `reference_atoms` and `levels`, padded; only `rebuild` needs levels
     bond_weight : weight of the squared bond-length error in the closed loop
     """
 
@@ -92,7 +92,7 @@ class TablePlacement:
         model: MolStrucTokModel,
         table: Float[Tensor, "k 4"],
         refs: Int[Tensor, "b n 3"],
-        level: Int[Tensor, "b n"],
+        level: Int[Tensor, "b n"] | None,
         bond_weight: float = 0.0,
     ):
         self.model, self.refs, self.level, self.bond_weight = model, refs, level, bond_weight
@@ -118,11 +118,15 @@ class TablePlacement:
         return (target - target.gather(1, self.refs[..., :1].expand(-1, -1, 3))).norm(dim=-1)
 
     @torch.no_grad()
-    def open_loop(self, target: Float[Tensor, "b n 3"]) -> Int[Tensor, "b n"]:
-        latent = self.model.latent(describe(target, self.refs))
-        return nearest_code(latent, self.model.codebook)[1].long()
+    def open_loop(self, target: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+        rows = mask if mask.sum() >= _ROWS else torch.ones_like(mask)
+        codes = torch.zeros_like(mask, dtype=torch.long)
+        latent = self.model.latent(describe(target, self.refs)[rows])
+        codes[rows] = nearest_code(latent, self.model.codebook)[1].long()
+        return codes
 
     def rebuild(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n 3"]:
+        assert self.level is not None, "a placement made for encoding only"
         return rebuild(self.descriptors[codes.clamp(min=0)], self.refs, self.level)
 
 
@@ -157,7 +161,7 @@ class TopoPlacement:
         return (target - focal).norm(dim=-1)
 
     @torch.no_grad()
-    def open_loop(self, target: Float[Tensor, "b n 3"]) -> Int[Tensor, "b n"]:
+    def open_loop(self, target: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
         origin, axes, geometry = local_frames(with_virtual(target), self.batch.refs, self.batch.context)
         y = torch.einsum("bnij,bnj->bni", axes, target - origin)
         table = (self.decoder.table(self.static, geometry.float()) * _GRID).round() / _GRID

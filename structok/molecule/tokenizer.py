@@ -152,20 +152,19 @@ class MolStrucTok:
 
     def assign(self, batch: list[Conformer], closed: bool, beam: int) -> Int[Tensor, "b n"]:
         """Codes of a batch of prepared molecules, padding behind: what is left of encoding after `prepare`."""
-        placement = self.placement([c.mol for c in batch])
+        placement = self.placement([c.mol for c in batch], decoding=False)
         target = orient(pad([c.coords for c in batch], torch.float64, self.device))
-        if not closed:
-            return placement.open_loop(target)
-        return search(placement, target, atom_mask([len(c) for c in batch], self.device), beam=beam)
+        mask = atom_mask([len(c) for c in batch], self.device)
+        return search(placement, target, mask, beam=beam) if closed else placement.open_loop(target, mask)
 
-    def placement(self, mols: list[Mol]) -> Placement:
+    def placement(self, mols: list[Mol], *, decoding: bool = True) -> Placement:
         """Where each code puts each atom of these molecules, atoms in token order."""
         if isinstance(self.model, TopoDecoder):
             graphs = [graph_of(m) for m in mols]
             batch = topo_batch(graphs, [topology_of(g) for g in graphs], self.device)
             return TopoPlacement(self.model, batch, self.config.bond_weight)
         refs = [reference_atoms(bonds_of(m), m.GetNumAtoms()) for m in mols]
-        level = pad([levels(r) for r in refs], torch.long, self.device)
+        level = pad([levels(r) for r in refs], torch.long, self.device) if decoding else None
         padded = pad(refs, torch.long, self.device)
         return TablePlacement(self.model, self._table, padded, level, self.config.bond_weight)
 
@@ -208,6 +207,10 @@ class MolStrucTok:
         name = tokens.id or "tokens"
         if tokens.modality != self.modality or tokens.selfies is None:
             raise TokensError(f"{name}: {tokens.modality} tokens; {self.name} decodes molecules with their SELFIES")
+        if tokens.model and tokens.model != self.name:
+            raise TokensError(
+                f"{name}: made by {tokens.model!r}, not {self.name!r}; decode with that model (-m {tokens.model})"
+            )
         if not len(tokens):
             raise TokensError(f"{name}: no atoms")
         if len(tokens) > self.max_length:

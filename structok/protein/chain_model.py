@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from einops import rearrange
@@ -68,27 +68,34 @@ class ChainModel:
     ) -> list[Int[Tensor, " l"]]:
         """Codes of many chains (NaN = missing), the same for any batch size; `beam=None` is open loop.
 
-        Chains of similar length share a batch. Each needs at least one observed residue.
+        Chains of similar length share a batch, batches share the CPU's threads (`torch.get_num_threads`). Each
+        chain needs at least one observed residue.
         """
         codes: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(chains)
-        order = sorted(range(len(chains)), key=lambda i: len(chains[i]))
-        device, bonded = self.steps.device, self.bonded.cpu()
-        with _one_thread():
-            for at in range(0, len(order), batch_size):
-                part = order[at : at + batch_size]
-                masks = [chains[i].isfinite().all(-1).all(-1) for i in part]
-                filled = [fill_missing(chains[i], m, bonded) for i, m in zip(part, masks)]
-                coords = pad_sequence(filled, batch_first=True).to(device)
-                if beam is None:
-                    found = self.encode_open(coords)
-                else:
-                    observed = pad_sequence(masks, batch_first=True).to(device)
-                    length = torch.tensor([len(m) for m in masks], device=device)
-                    active = torch.arange(coords.shape[1], device=device) < length[:, None]
-                    found = self.encode_closed(coords, active, observed, beam)
-                for i, row in zip(part, found.cpu()):
-                    codes[i] = row[: len(chains[i])]
+        order = sorted(range(len(chains)), key=lambda i: -len(chains[i]))
+        parts = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+
+        def work(part: list[int]) -> None:
+            for i, row in zip(part, self._encode_batch([chains[i] for i in part], beam)):
+                codes[i] = row[: len(chains[i])]
+
+        threads = torch.get_num_threads() if self.steps.device.type == "cpu" else 1
+        # the search's operations are short: a thread each for several batches beats several threads for each
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(work, parts):
+                pass
         return codes
+
+    def _encode_batch(self, chains: list[Float[Tensor, "l 3 3"]], beam: int | None) -> Int[Tensor, "b l"]:
+        device, bonded = self.steps.device, self.bonded.cpu()
+        masks = [chain.isfinite().all(-1).all(-1) for chain in chains]
+        coords = pad_sequence([fill_missing(c, m, bonded) for c, m in zip(chains, masks)], batch_first=True).to(device)
+        if beam is None:
+            return self.encode_open(coords).cpu()
+        observed = pad_sequence(masks, batch_first=True).to(device)
+        length = torch.tensor([len(m) for m in masks], device=device)
+        active = torch.arange(coords.shape[1], device=device) < length[:, None]
+        return self.encode_closed(coords, active, observed, beam).cpu()
 
     def encode_open(self, coords: Float[Tensor, "b l 3 3"]) -> Int[Tensor, "b l"]:
         """Nearest code of each true step, whatever errors came before (open loop)."""
@@ -165,17 +172,6 @@ def _start(coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"]) -> Flo
     turn = rotation_from_6d((rotation_to_6d(first[:, :3, :3]) * grid).round() / grid)
     near = rigid(turn, (first[:, :3, 3] * grid).round() / grid)
     return (body @ near)[:, None]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread: the operations are short, and threads that wait for each other stall on busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _ChainSearch:
