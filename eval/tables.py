@@ -66,6 +66,13 @@ def card(name: str) -> str:
         f"Codes on those chains: utilisation {use['utilisation']:.1%}, unigram entropy {use['entropy_bits']:.2f} bits, "
         f"perplexity {use['perplexity']:.0f}."
     )
+    steady = load("robustness")
+    if name in steady.get("models", {}):
+        shares = "; ".join(
+            f"{what}: " + ", ".join(f"{v:.1%} of {k}" for k, v in share.items())
+            for what, share in steady["models"][name].items()
+        )
+        text.append(f"Unchanged ({steady['chains']} validation chains, float32 coordinates): {shares}.")
     if name in speed.get("models", {}):
         rates = ", ".join(f"{k} {v:,}" for k, v in speed["models"][name].items())
         text.append(f"Speed ({speed['machine']}, {speed['threads']} thread(s)): {rates}.")
