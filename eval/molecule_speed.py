@@ -30,7 +30,8 @@ from structok.molecule.conformer import Conformer, in_token_order, prepare
 from structok.molecule.model import MolStrucTokModel
 from structok.molecule.spherical import FIRST_ATOM
 from structok.molecule.tokenizer import MolStrucTok
-from train.molecule_data import npz_molecules, shared_folder
+from train.data import shared_folder
+from train.molecule_data import npz_molecules
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

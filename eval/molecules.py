@@ -29,7 +29,8 @@ from structok.molecule.conformer import prepare
 from structok.molecule.convert import convert
 from structok.molecule.metrics import compare_molecules
 from structok.molecule.tokenizer import MolStrucTok
-from train.molecule_data import npz_molecules, shared_folder
+from train.data import shared_folder
+from train.molecule_data import npz_molecules
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 RESULTS = Path(__file__).parent / "results"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from typing import IO, Any
 from structok.errors import InputError, StructokError, TokensError
 from structok.tokens import Tokens
 
-__all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens"]
+__all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens", "write_whole"]
 
 TOKEN_FORMATS = ("jsonl", "text", "csv", "parquet")
 _SUFFIX = {".jsonl": "jsonl", ".json": "jsonl", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
@@ -46,6 +47,12 @@ def open_whole(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         raise
+
+
+def write_whole(path: Path, body: bytes) -> None:
+    """Write a file at once, gzipped where its name ends in .gz."""
+    with open_whole(path) as file:
+        file.write(gzip.compress(body, mtime=0) if path.name.lower().endswith(".gz") else body)
 
 
 class TokenWriter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from structok.errors import InputError, StructokError
-from structok.files import open_whole
+from structok.files import write_whole
 from structok.jobs import Log
 from structok.protein.reading import FORMATS
 from structok.tokens import Tokens
@@ -109,6 +108,5 @@ def _body(structures: list[Any], kind: str, oxygen: bool, label: str) -> bytes:
 def _write(structures: list[Any], path: Path, format: str | None, oxygen: bool, force: bool) -> None:
     if path.exists() and not force:
         raise InputError(f"{path}: exists; --force overwrites it")
-    body = _body(structures, _kind(structures[0], format, _KINDS.get(_suffix(path))), oxygen, str(path))
-    with open_whole(path) as file:
-        file.write(gzip.compress(body, mtime=0) if path.name.lower().endswith(".gz") else body)
+    kind = _kind(structures[0], format, _KINDS.get(_suffix(path)))
+    write_whole(path, _body(structures, kind, oxygen, str(path)))

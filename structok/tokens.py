@@ -119,6 +119,16 @@ class Tokens:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def check_made_by(self, model: str, modality: Modality) -> None:
+        """Raise `TokensError` unless a tokenizer of this modality and name may decode these tokens."""
+        where = self.id or "tokens"
+        if self.modality != modality:
+            raise TokensError(f"{where}: {self.modality} tokens, but {model} decodes {modality}s")
+        if self.model and self.model != model:
+            raise TokensError(
+                f"{where}: made by {self.model!r}, not {model!r}; decode with that model (-m {self.model})"
+            )
+
     def to_text(self, wrap: bool = True) -> str:
         """Text form: `<S 4012>...` per residue, `[C 42][Branch1 -1]...` per SELFIES token.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from structok.errors import InputError
+from structok.protein.reading import BOND_LIMIT
 
-__all__ = ["Backbones", "load_backbones"]
+__all__ = ["Backbones", "load_backbones", "shared_folder"]
 
-BOND_LIMIT = 2.5  # C-N distance above which two residues are not bonded, Å
+
+def shared_folder() -> Path:
+    """Where the project's data lies beside a clone; STRUCTOK_SHARED overrides it."""
+    return Path(os.environ.get("STRUCTOK_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 @dataclass(frozen=True)

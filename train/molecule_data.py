@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -19,18 +18,14 @@ from structok.molecule.conformer import in_token_order, read_molecules
 from structok.molecule.graph import Graph, graph_of
 from structok.molecule.spherical import reference_atoms
 from structok.molecule.topology import Topology, topology_of
+from train.data import shared_folder
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-__all__ = ["MoleculeArrays", "Sample", "Source", "draw", "fixed_batches", "npz_molecules", "shared_folder"]
+__all__ = ["MoleculeArrays", "Sample", "Source", "draw", "fixed_batches", "npz_molecules"]
 
 _VERSION = b"1"  # of the cached arrays
-
-
-def shared_folder() -> Path:
-    """Where the project's data lies beside a clone; STRUCTOK_SHARED overrides it."""
-    return Path(os.environ.get("STRUCTOK_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ the folder `out`. Started again with `--run.resume true`, a run goes on where it
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -144,9 +143,10 @@ def fit(run: Run, model: GCPVQVAEConfig, sampling: Sampling, training: Training)
 
 
 def _find(data: str) -> Path:
-    here = Path(data)
-    shared = Path(os.environ.get("STRUCTOK_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    return here if here.exists() else shared / data if (shared / data).exists() else here
+    from train.data import shared_folder
+
+    here, shared = Path(data), shared_folder() / data
+    return shared if shared.exists() and not here.exists() else here
 
 
 def main(args: list[str] | None = None) -> None:

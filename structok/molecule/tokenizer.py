@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from structok.batching import by_length
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.errors import CheckpointError, InputError, StructokError, TokensError
 from structok.molecule.batch import atom_mask, pad, topo_batch
@@ -129,7 +130,7 @@ class MolStrucTok:
         conformers = [self._prepare(x) for x in xs]
         closed = self.config.closed_loop if closed_loop is None else closed_loop
         codes: list[Int[np.ndarray, " n"]] = [np.empty(0, np.int64)] * len(xs)
-        for rows in _by_size([len(c) for c in conformers], batch_size):
+        for rows in by_length([len(c) for c in conformers], batch_size, most=_ATOMS):
             batch = [conformers[i] for i in rows]
             found = self.assign(batch, closed, beam or self.config.beam).cpu().numpy()
             for i, row in zip(rows, found):
@@ -191,7 +192,7 @@ class MolStrucTok:
     def decode_batch(self, tokens: Sequence[Tokens], *, batch_size: int = 256, relax: bool = False) -> list[Mol]:
         """Rebuild many molecules, `batch_size` of similar size at a time; the same coordinates as one by one."""
         mols = [self._graph(t) for t in tokens]
-        for rows in _by_size([len(t) for t in tokens], batch_size):
+        for rows in by_length([len(t) for t in tokens], batch_size, most=_ATOMS):
             placement = self.placement([mols[i] for i in rows])
             codes = pad([tokens[i].codes for i in rows], torch.long, self.device)
             for i, coords in zip(rows, placement.rebuild(codes).cpu().numpy()):
@@ -205,12 +206,8 @@ class MolStrucTok:
 
     def _graph(self, tokens: Tokens) -> Mol:
         name = tokens.id or "tokens"
-        if tokens.modality != self.modality or tokens.selfies is None:
-            raise TokensError(f"{name}: {tokens.modality} tokens; {self.name} decodes molecules with their SELFIES")
-        if tokens.model and tokens.model != self.name:
-            raise TokensError(
-                f"{name}: made by {tokens.model!r}, not {self.name!r}; decode with that model (-m {tokens.model})"
-            )
+        tokens.check_made_by(self.name, "molecule")
+        assert tokens.selfies is not None  # molecule tokens have one
         if not len(tokens):
             raise TokensError(f"{name}: no atoms")
         if len(tokens) > self.max_length:
@@ -226,17 +223,3 @@ class MolStrucTok:
                 "drop what its grammar ignores"
             )
         return mol
-
-
-def _by_size(sizes: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar size; long molecules in smaller batches."""
-    if batch_size < 1:
-        raise InputError(f"batch_size {batch_size}: at least 1 is needed")
-    batch: list[int] = []
-    for i in sorted(range(len(sizes)), key=lambda i: (sizes[i], i)):
-        if batch and (len(batch) == batch_size or (len(batch) + 1) * sizes[i] > _ATOMS):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

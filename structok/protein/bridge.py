@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from structok.geometry import apply, backbone_frames, invert, rigid
+from structok.protein.reading import CA_STEP
 
 __all__ = ["fill_missing"]
 
-_STEP = 3.8  # CA-CA distance of bonded residues, Å
 _WALKERS, _TRIES, _LANDINGS = 48, 96, 1024
 
 
@@ -39,7 +39,7 @@ def fill_missing(
     for left, right in pairwise(seen):
         if n := right - left - 1:
             span = float((at[right][:3, 3] - at[left][:3, 3]).norm())
-            if span > 0.95 * _STEP * (n + 1):
+            if span > 0.95 * CA_STEP * (n + 1):
                 bridge = _grow(at[right], n, steps, backwards=True, toward=at[left][:3, 3])
             else:
                 bridge = _bridge(at[left], at[right], n, steps)
@@ -88,7 +88,7 @@ def _bridge(
     paths = left[None, None]  # walkers, residues so far, 4, 4
     for remaining in range(n, 1, -1):
         want = max(span * remaining / (n + 1), min(span, 5.0), 5.0 if remaining == 2 else 0.0)
-        want = min(want, 0.9 * _STEP * remaining)
+        want = min(want, 0.9 * CA_STEP * remaining)
         picks = torch.randperm(len(steps), generator=random)[:_TRIES]
         frames = (paths[:, None, -1] @ transforms[picks]).reshape(-1, 4, 4)
         miss = ((frames[:, :3, 3] - goal).norm(dim=-1) - want).abs()
@@ -98,7 +98,7 @@ def _bridge(
         paths = torch.cat([paths[kept // len(picks)], frames[kept, None]], 1)
     picks = torch.randperm(len(steps), generator=random)[:_LANDINGS]
     frames = (paths[:, None, -1] @ transforms[picks]).reshape(-1, 4, 4)
-    far = ((frames[:, :3, 3] - goal).norm(dim=-1) - _STEP).abs()
+    far = ((frames[:, :3, 3] - goal).norm(dim=-1) - CA_STEP).abs()
     near = far.topk(min(512, len(far)), largest=False).indices
     target = apply(right, _TRIAD.to(right))
     seen_from = apply(invert(frames[near]), target.expand(len(near), 3, 3)).flatten(1)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from structok.batching import by_length
 from structok.codebook.nearest import nearest_code, smallest
 from structok.codebook.search import beam_search
 from structok.geometry import (
@@ -72,8 +73,7 @@ class ChainModel:
         chain needs at least one observed residue.
         """
         codes: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(chains)
-        order = sorted(range(len(chains)), key=lambda i: -len(chains[i]))
-        parts = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        parts = by_length([len(chain) for chain in chains], batch_size)[::-1]  # the longest first, to balance threads
 
         def work(part: list[int]) -> None:
             for i, row in zip(part, self._encode_batch([chains[i] for i in part], beam)):

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from structok.batching import by_length
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.errors import InputError
 from structok.protein.chain_model import ChainModel
@@ -112,8 +113,6 @@ class ChainVQ:
             self._check(chain)
         if beam is not None and beam < 1:
             raise InputError(f"beam must be at least 1, not {beam}")
-        if batch_size < 1:
-            raise InputError(f"batch size must be at least 1, not {batch_size}")
         search = self.config.closed_loop if closed_loop is None else closed_loop
         width = (beam or self.config.beam) if search else None
         coords = [torch.from_numpy(c.coords) for c in chains]
@@ -135,9 +134,7 @@ class ChainVQ:
         for tokens in many:
             check_codes(tokens, self.name, self.codebook_size)
         rebuilt: list[Backbone | None] = [None] * len(many)
-        order = sorted(range(len(many)), key=lambda i: len(many[i]))
-        for at in range(0, len(order), batch_size):
-            part = order[at : at + batch_size]
+        for part in by_length([len(t) for t in many], batch_size):
             codes = pad_sequence([torch.from_numpy(many[i].codes.astype(np.int64)) for i in part], batch_first=True)
             coords = self.model.decode(codes.to(self.device)).float().cpu().numpy()
             for i, row in zip(part, coords):

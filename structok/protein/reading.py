@@ -20,12 +20,12 @@ from structok.errors import InputError
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
 
-__all__ = ["BOND_LIMIT", "FORMATS", "find_structures", "parse_chains", "read_atoms", "structure_format"]
+__all__ = ["BOND_LIMIT", "CA_STEP", "FORMATS", "find_structures", "parse_chains", "read_atoms", "structure_format"]
 
 logger = logging.getLogger("structok")
 
 BOND_LIMIT = 2.5  # C-N distance above which two residues are not bonded, Å
-_STEP = 3.8  # CA-CA distance of bonded residues, Å
+CA_STEP = 3.8  # CA-CA distance of bonded residues, Å
 _JUMP = 100  # numbering jumps beyond this are renumberings (fusions, linkers), not missing residues
 FORMATS = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
 
@@ -266,5 +266,5 @@ def _missing(before: np.ndarray, after: np.ndarray, step: int) -> int:
     if not math.isfinite(distance):  # one of the two is incomplete: only the numbers can tell
         return explained
     # a stretched bond (up to 5.1 Å between CAs) is not a gap
-    needed = max(0, math.ceil(distance / _STEP - 0.35) - 1)
-    return explained if _STEP * (explained + 1) * 1.05 > distance and explained else max(explained, needed)
+    needed = max(0, math.ceil(distance / CA_STEP - 0.35) - 1)
+    return explained if CA_STEP * (explained + 1) * 1.05 > distance and explained else max(explained, needed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import re
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from structok.errors import InputError
-from structok.files import open_whole
+from structok.files import write_whole
 from structok.geometry import place_oxygen
 from structok.protein.reading import BOND_LIMIT, find_structures, parse_chains, read_atoms, structure_format
 
@@ -178,13 +177,10 @@ def write_structure(
         If the suffix is unknown, no residue is observed, or the chains do not fit the PDB format.
     """
     path = Path(path)
-    zipped = path.name.lower().endswith(".gz")
     kind = format or structure_format(path.name)
     if kind not in ("pdb", "cif", "bcif"):
         raise InputError(f"{path}: unknown suffix; use .pdb, .cif or .bcif (.gz too)")
-    body = structure_bytes(chains, kind, oxygen=oxygen, label=str(path))
-    with open_whole(path) as file:
-        file.write(gzip.compress(body, mtime=0) if zipped else body)
+    write_whole(path, structure_bytes(chains, kind, oxygen=oxygen, label=str(path)))
 
 
 def structure_bytes(chains: Sequence[Backbone], kind: str, *, oxygen: bool = False, label: str = "output") -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from structok.batching import by_length
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.errors import CheckpointError, InputError, TokensError
 from structok.protein.closed_loop import closed_loop_codes
@@ -102,7 +103,7 @@ class GCPVQVAE:
         for chain in backbones:
             self._check(chain)
         out: dict[int, Tokens] = {}
-        for batch in _batches([len(chain) for chain in backbones], batch_size):
+        for batch in by_length([len(chain) for chain in backbones], batch_size):
             codes = self._codes([backbones[i] for i in batch], width)
             out.update((i, tokens_of(backbones[i], c, self.name)) for i, c in zip(batch, codes))
         return [out[i] for i in range(len(backbones))]
@@ -120,7 +121,7 @@ class GCPVQVAE:
             if len(t) > self.max_length:
                 raise TokensError(f"{t.id or 'tokens'}: {len(t)} codes, but {self.name} takes {self.max_length}")
         out: dict[int, Backbone] = {}
-        for batch in _batches([len(t) for t in tokens], batch_size):
+        for batch in by_length([len(t) for t in tokens], batch_size):
             codes = [torch.from_numpy(tokens[i].codes).long() for i in batch]
             padded = pad_sequence(codes, True, -1).to(self.device)
             with torch.inference_mode():
@@ -151,12 +152,3 @@ class GCPVQVAE:
                 weight = self.config.latent_weight
                 codes = closed_loop_codes(self.model, coords, mask, latents, beam=beam, latent_weight=weight)
         return [row[: len(chain)] for row, chain in zip(codes.cpu().numpy(), chains)]
-
-
-def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first."""
-    if size < 1:
-        raise InputError(f"batch size must be at least 1, not {size}")
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]

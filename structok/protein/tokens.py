@@ -36,12 +36,7 @@ def backbone_of(tokens: Tokens, coords: Float[np.ndarray, "l 3 3"]) -> Backbone:
 def check_codes(tokens: Tokens, model: str, codebook_size: int, *, missing: int | None = None) -> None:
     """Tokens must be this model's proteins with codes in range; `missing` is a code allowed where not observed."""
     where = tokens.id or "tokens"
-    if tokens.modality != "protein":
-        raise TokensError(f"{where}: molecule tokens, but {model} decodes proteins")
-    if tokens.model and tokens.model != model:
-        raise TokensError(
-            f"{where}: made by {tokens.model!r}, not {model!r}; decode with that model (-m {tokens.model})"
-        )
+    tokens.check_made_by(model, "protein")
     if not len(tokens):
         raise TokensError(f"{where}: no codes")
     wrong = (tokens.codes < 0) | (tokens.codes >= codebook_size)
