@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,train]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,train,lm]'
 	touch $@
 
 demo: $(VENV)/installed

@@ -3,8 +3,9 @@
     python -m eval.lookup            # under three minutes on one CPU core
     python -m eval.lookup --full     # up to 10⁶ vectors, 10⁷ on a GPU, every codebook
 
-Contestants take turns and each keeps its best time, so that a busy machine disturbs all alike; one that needs
-more than `HOPELESS` times as long as ours in the first round is not repeated. Peers that hold all scores at once
+Contestants take turns. A ratio is the median of its rounds' ratios, so that a machine that is busy for a while
+disturbs both sides alike; times are the best of the rounds. One that needs more than `HOPELESS` times as long as
+ours in the first round is not repeated. Peers that hold all scores at once
 get the vectors in chunks of `CHUNK` scores, the better for them. vector-quantize-pytorch is its layer in
 evaluation mode, which also returns the code vectors.
 Extra memory is the rise of the peak (resident set on a CPU, allocator on a GPU) over what is held before, in a
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -147,27 +149,35 @@ def compare(n: int, k: int, d: int, device: str, repeats: int) -> dict[str, Any]
     """Times of all contestants on one problem, and in how many rows they differ from ours."""
     x, codes = problem(n, k, d, device)
     lookups = {"bare product": product, **peers(device)}
-    best, answer = dict.fromkeys(lookups, float("inf")), {}
+    rounds: dict[str, list[float]] = {name: [] for name in lookups}
+    answer: dict[str, Tensor] = {}
 
     def run(name: str) -> None:
         answer[name] = lookups[name](x, codes)
 
     names = list(lookups)
     for i in range(repeats):
-        for name in [*names, "structok", "bare product"]:  # the two whose ratio is of interest meet twice a round
-            best[name] = min(best[name], seconds(partial(run, name), device))
+        for name in names:
+            rounds[name].append(seconds(partial(run, name), device))
         if i == 0:
-            names = [name for name in names if best[name] < HOPELESS * best["structok"]]
+            names = [name for name in names if rounds[name][0] < HOPELESS * rounds["structok"][0]]
+
+    def ratio(name: str, over: str) -> float:
+        return statistics.median(a / b for a, b in zip(rounds[name], rounds[over]))
+
+    best = {name: min(times) for name, times in rounds.items()}
+    others = [name for name in lookups if name not in ("structok", "bare product")]
     expected = answer["structok"].long()
-    others = {name: t for name, t in best.items() if name not in ("structok", "bare product")}
     return {
         "n": n,
         "k": k,
         "d": d,
         "seconds": best,
         "rows_unlike_structok": {name: int((answer[name].long() != expected).sum()) for name in others},
-        "over_bare_product": best["structok"] / best["bare product"],
-        "speed_over_best_peer": min(others.values()) / best["structok"],
+        "rounds": {name: len(times) for name, times in rounds.items()},
+        "over_bare_product": ratio("structok", "bare product"),
+        "speed_over_peers": {name: ratio(name, "structok") for name in others},
+        "speed_over_best_peer": min(ratio(name, "structok") for name in others),
         "gflops": 2 * n * k * d / best["structok"] / 1e9,
         "gb_per_s": 4 * (n * d + k * d + 2 * n) / best["structok"] / 1e9,
     }
@@ -222,7 +232,7 @@ def plot(results: dict[str, Any]) -> None:
 @app.command()
 def main(
     full: Annotated[bool, typer.Option(help="All sizes, to 10⁶ vectors, 10⁷ on a GPU.")] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; each contestant keeps its best.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 7,
 ) -> None:
     """Run all contestants and write the results."""
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,7 +17,7 @@ _HOMES = {
     "load": "structok.zoo",
     "nearest_code": "structok.codebook.nearest",
 }
-_MODULES = ("geometry", "metrics")
+_MODULES = ("geometry", "lm", "metrics")
 
 __all__ = [
     "Backbone",
@@ -25,6 +25,7 @@ __all__ = [
     "Tokens",
     "geometry",
     "list_models",
+    "lm",
     "load",
     "metrics",
     "nearest_code",
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from structok import geometry, metrics
+    from structok import geometry, lm, metrics
     from structok.codebook.nearest import nearest_code
     from structok.errors import StructokError
     from structok.protein.structure import Backbone, read_structure

@@ -1,4 +1,4 @@
-"""The command line: `structok quantize | decode | evaluate | models | convert`. Imports no torch by itself."""
+"""The command line: `structok quantize | decode | evaluate | models | ...`. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from structok.data.command import app as data_app
 from structok.errors import StructokError
 
 __all__ = ["main"]
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_app, name="data")
 
 
 class TokenFormat(StrEnum):
@@ -35,6 +37,13 @@ class TokenFormat(StrEnum):
     text = "text"
     csv = "csv"
     parquet = "parquet"
+
+
+class Engine(StrEnum):
+    """Who does bulk work."""
+
+    local = "local"
+    ray = "ray"
 
 
 class StructureFormat(StrEnum):
@@ -66,42 +75,45 @@ def quantize(
     inputs: Inputs,
     model: Model = None,
     chain: Chain = None,
-    format: Annotated[TokenFormat, typer.Option("-f", "--format")] = TokenFormat.jsonl,
-    out: Out = None,
+    format: Annotated[
+        TokenFormat | None, typer.Option("-f", "--format", help="default by suffix, else jsonl; parquet in folders")
+    ] = None,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="file, or folder/ for shards; default stdout")] = None,
     closed_loop: Loop = None,
     beam: Beam = None,
     device: Device = "cpu",
     batch_size: Batch = 32,
     add_hs: AddHs = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="processes, a model each; default all cores for a folder")
+    ] = None,
+    shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="inputs per shard of a folder")] = 1024,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="every N-th shard only")] = None,
+    engine: Annotated[Engine, typer.Option("--engine", help="who makes the shards of a folder")] = Engine.local,
     force: Force = False,
     strict: Strict = False,
 ) -> None:
-    """Structures to tokens: PDB, mmCIF, BinaryCIF (proteins), SDF, MOL, MOL2 (molecules), .gz too."""
-    from structok.files import TokenWriter, open_whole
-    from structok.jobs import Log, Zoo, encode_items, expand, read_items
+    """Structures to tokens: PDB, mmCIF, BinaryCIF, foldcomp (proteins), SDF, MOL, MOL2 (molecules), .gz, .tar, parquet.
 
-    _refuse_overwrite(out, force)
-    if out is not None and out.is_dir():
-        raise typer.BadParameter(f"{out} is a folder; -o takes a file here")
-    if format is TokenFormat.parquet and out is None:
-        raise typer.BadParameter("parquet needs a file: -o tokens.parquet")
-    log, zoo = Log(strict), Zoo(model, device)
-    items = read_items(expand(inputs, log), log, chain=chain, add_hs=add_hs)
-    encoded = encode_items(items, zoo, log, batch_size=batch_size, closed_loop=closed_loop, beam=beam)
-    if out is None:
-        writer = TokenWriter(sys.stdout.buffer, format.value)
-        for _, tokens in encoded:
-            writer.write(tokens)
-        writer.close()
+    Into a folder (-o tokens/) it makes shards, goes on where it was stopped, and lists what failed.
+    """
+    from structok.bulk.command import into_folder, into_stream
+    from structok.bulk.tasks import Settings
+    from structok.files import token_format
+
+    path = Path(out) if out else None
+    folder = path is not None and (path.is_dir() or str(out).endswith("/"))
+    if not folder and (shard or engine is not Engine.local):
+        raise typer.BadParameter("--shard and --engine need an output folder: -o tokens/")
+    kind = format.value if format else "parquet" if folder else token_format(path)
+    settings = Settings(model, device, chain, add_hs, closed_loop, beam, batch_size, kind, strict)
+    if path is not None and folder:
+        into_folder(inputs, path, settings, shard_size, shard, engine.value, workers, force)
     else:
-        with open_whole(out) as file:
-            writer = TokenWriter(file, format.value)
-            for _, tokens in encoded:
-                writer.write(tokens)
-            writer.close()
-            if not log.done:
-                raise StructokError(f"{out}: not written, no input could be tokenized")
-    log.finish()
+        _refuse_overwrite(path, force)
+        if kind == "parquet" and path is None:
+            raise typer.BadParameter("parquet needs a file: -o tokens.parquet")
+        into_stream(inputs, path, settings, workers)
 
 
 @app.command()
@@ -144,13 +156,14 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Encode, decode and compare with the input: RMSD in Å, TM-score, lDDT; molecules: RMSD, bond lengths."""
-    from structok.jobs import Log, Zoo, encode_items, expand, read_items
+    from structok.inputs import read_inputs
+    from structok.jobs import Log, Zoo, encode_items
     from structok.report import compare, summarise, table
 
     log, zoo = Log(strict), Zoo(model, device)
-    items = read_items(expand(inputs, log), log, chain=chain, add_hs=add_hs)
+    items = read_inputs(inputs, log, chain=chain, add_hs=add_hs)
     encoded = encode_items(items, zoo, log, batch_size=batch_size, closed_loop=closed_loop, beam=beam)
-    rows = list(compare(encoded, zoo, log))
+    rows = list(compare(log.track(encoded, "tokenizing"), zoo, log))
     if as_json:
         print(json.dumps({"structures": rows, "summary": summarise(rows)}, indent=2))
     else:
@@ -192,6 +205,66 @@ def convert(
     room = {"gcp-vqvae": "protein", "molstructok": "molecule"}[kind.value]
     importlib.import_module(f"structok.{room}.convert").convert(source, out, force=force)
     print(f"wrote {out}; use it with -m {out}", file=sys.stderr)
+
+
+class Preset(StrEnum):
+    """Vocabularies of published language models."""
+
+    biomatrix = "biomatrix"
+    scimind = "scimind"
+
+
+@app.command()
+def vocab(
+    preset: Annotated[Preset, typer.Option("--preset", help="whose tokens")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="for vocabulary.json and tokens.txt")],
+    molecules: Annotated[
+        Path | None, typer.Option("--molecules", metavar="TOKENS", help="count molecule tokens here (biomatrix)")
+    ] = None,
+    coverage: Annotated[float, typer.Option("--coverage", help="share of the tokens of --molecules to cover")] = 0.99,
+    force: Force = False,
+    strict: Strict = False,
+) -> None:
+    """Write the tokens that a language model gets: a JSON file that structok.lm reads, and a plain list."""
+    from structok.jobs import Log
+    from structok.lm.command import FILES, write_vocabulary
+
+    for name in FILES:
+        _refuse_overwrite(out / name, force)
+    log = Log(strict)
+    vocabulary = write_vocabulary(preset.value, out, log, molecules=molecules, coverage=coverage)
+    sizes = ", ".join(f"{len(tokens)} {name}" for name, tokens in vocabulary.groups.items())
+    print(f"wrote {out}: {len(vocabulary)} tokens ({sizes})", file=sys.stderr)
+    log.finish()
+
+
+@app.command()
+def corpus(
+    inputs: Annotated[list[str], typer.Argument(metavar="TOKENS...", help="token files, folders of shards, or -")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help=".jsonl or .parquet; default jsonl to stdout")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", metavar="FILE", help=".jsonl, .csv or .parquet with an id")
+    ] = None,
+    vocabulary: Annotated[
+        str, typer.Option("--vocabulary", metavar="NAME|FOLDER", help="biomatrix, scimind, or what vocab wrote")
+    ] = "biomatrix",
+    keep: Annotated[float, typer.Option("--keep", min=0, max=1, help="chance of a field to join a text")] = 0.5,
+    seed: Annotated[int, typer.Option("--seed", help="of all that is random")] = 0,
+    force: Force = False,
+    strict: Strict = False,
+) -> None:
+    """Tokens to pretraining texts: sequence, structure, or both, with annotations by chance; counts in .stats.json."""
+    from structok.jobs import Log
+    from structok.lm.corpus import load_vocabulary, stats_file, write_corpus
+
+    if out is not None:
+        _refuse_overwrite(out, force)
+        _refuse_overwrite(stats_file(out), force)
+    log, words = Log(strict), load_vocabulary(vocabulary)
+    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep)
+    counts = ", ".join(f"{count} {group}" for group, count in stats["tokens"].items() if count)
+    print(f"{stats['instances']} texts of {log.done} structures: {counts}", file=sys.stderr)
+    log.finish()
 
 
 def _refuse_overwrite(out: Path | None, force: bool) -> None:

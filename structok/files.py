@@ -18,13 +18,18 @@ from typing import IO, Any
 from structok.errors import InputError, StructokError, TokensError
 from structok.tokens import Tokens
 
-__all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens", "write_whole"]
+__all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens", "token_format", "write_whole"]
 
 TOKEN_FORMATS = ("jsonl", "text", "csv", "parquet")
 _SUFFIX = {".jsonl": "jsonl", ".json": "jsonl", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
 # columns of csv and parquet; the lists are space-separated in csv
 _LISTS = ("codes", "residue_ids", "atom_order", "missing")
 _COLUMNS = ("id", "modality", "model", "chain", "sequence", "selfies", *_LISTS)
+
+
+def token_format(path: str | os.PathLike[str] | None) -> str:
+    """Format by suffix, jsonl where it says nothing."""
+    return _SUFFIX.get(Path(path).suffix.lower(), "jsonl") if path else "jsonl"
 
 
 @contextmanager
@@ -56,30 +61,36 @@ def write_whole(path: Path, body: bytes) -> None:
 
 
 class TokenWriter:
-    """Writes `Tokens` one by one to a binary file in one of `TOKEN_FORMATS`; `close` ends the file."""
+    """Writes `Tokens` one by one to a binary file in one of `TOKEN_FORMATS`; `close` ends the file.
 
-    def __init__(self, file: IO[bytes], format: str) -> None:
+    With `source`, records say which input they are from (text has no room for it).
+    """
+
+    def __init__(self, file: IO[bytes], format: str, *, source: bool = False) -> None:
         if format not in TOKEN_FORMATS:
             raise InputError(f"unknown token format {format!r}; one of {', '.join(TOKEN_FORMATS)}")
         self._file, self._format = file, format
         self._rows: list[dict[str, Any]] = []
         self._parquet: Any = None
+        self._columns = (*_COLUMNS, "source") if source else _COLUMNS
         if format == "csv":
-            self._line(_COLUMNS)
+            self._line(self._columns)
 
-    def write(self, tokens: Tokens) -> None:
+    def write(self, tokens: Tokens, source: str = "") -> None:
         """Append one record."""
         if self._format == "text":
             self._file.write(tokens.to_text().encode() + b"\n")
             return
         record = tokens.to_dict()
+        if "source" in self._columns:
+            record["source"] = source
         if self._format == "jsonl":
             self._file.write(json.dumps(record, separators=(", ", ": ")).encode() + b"\n")
         elif self._format == "csv":
-            row = [record.get(c, "") for c in _COLUMNS]
-            self._line([" ".join(map(str, v)) if c in _LISTS and v != "" else v for c, v in zip(_COLUMNS, row)])
+            row = [record.get(c, "") for c in self._columns]
+            self._line([" ".join(map(str, v)) if c in _LISTS and v != "" else v for c, v in zip(self._columns, row)])
         else:
-            self._rows.append({c: record.get(c) for c in _COLUMNS})
+            self._rows.append({c: record.get(c) for c in self._columns})
             if len(self._rows) >= 4096:
                 self._flush()
 
@@ -103,7 +114,7 @@ class TokenWriter:
             "missing": pa.int32(),
             "residue_ids": pa.string(),
         }
-        schema = pa.schema([(c, pa.list_(kinds[c]) if c in kinds else pa.string()) for c in _COLUMNS])
+        schema = pa.schema([(c, pa.list_(kinds[c]) if c in kinds else pa.string()) for c in self._columns])
         if self._parquet is None:
             self._parquet = parquet.ParquetWriter(self._file, schema, compression="zstd")
         if self._rows:
@@ -121,7 +132,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def read_tokens(source: str | os.PathLike[str]) -> Iterator[Tokens | StructokError]:
-    """Token records of a file, or of stdin for '-'; a broken record yields its error and reading goes on.
+    """Token records of a file, a folder of shards, or stdin for '-'; a broken record yields its error, others follow.
 
     The format follows the suffix (.jsonl .txt .csv .parquet), else the content.
 
@@ -131,6 +142,13 @@ def read_tokens(source: str | os.PathLike[str]) -> Iterator[Tokens | StructokErr
         If the file cannot be read at all.
     """
     label = "stdin" if os.fspath(source) == "-" else os.fspath(source)
+    if os.path.isdir(label):
+        shards = sorted(p for p in Path(label).glob("part-*.*") if p.suffix in _SUFFIX)
+        if not shards:
+            raise InputError(f"{label}: no token shards (part-*) in this folder")
+        for shard in shards:
+            yield from read_tokens(shard)
+        return
     kind = None if label == "stdin" else _SUFFIX.get(Path(label).suffix.lower())
     if kind == "parquet":
         yield from _read_parquet(label)

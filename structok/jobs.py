@@ -1,24 +1,22 @@
-"""What the commands do with many inputs: expand, read, encode, decode; a bad one is reported and skipped."""
+"""What the commands do with many inputs: encode, decode, count; a bad one is reported and skipped."""
 
 from __future__ import annotations
 
-import glob
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import IO, Any, TypeVar
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from structok.errors import InputError, StructokError
-from structok.protein.reading import FORMATS
+from structok.inputs import Item, Reporter
 from structok.tokens import Tokens
 from structok.zoo import list_models, load
 
-__all__ = ["Log", "Zoo", "decode_items", "encode_items", "expand", "read_items"]
+__all__ = ["Log", "Zoo", "decode_items", "default_models", "encode_items", "progress"]
 
 T = TypeVar("T")
-Item = tuple[str, str, Any]  # modality, label for messages, structure
 
-_SUFFIXES = {"protein": tuple(FORMATS), "molecule": (".sdf", ".mol", ".mol2")}
 _DEFAULTS = {"protein": ("gcp-vqvae", "chain-vq-4096"), "molecule": ("molstructok",)}
 _AHEAD = 8  # batches read ahead, so that structures of similar length meet in one batch
 
@@ -29,8 +27,8 @@ class Log:
     def __init__(self, strict: bool = False) -> None:
         self.strict, self.done, self.failed = strict, 0, 0
 
-    def error(self, error: StructokError) -> None:
-        """Report one bad input; `--strict` makes it the last."""
+    def error(self, error: StructokError, source: str = "") -> None:
+        """Report one bad input, `source`; `--strict` makes it the last."""
         if self.strict:
             raise error
         self.failed += 1
@@ -38,21 +36,10 @@ class Log:
 
     def track(self, items: Iterable[T], what: str) -> Iterator[T]:
         """Count items as done; a progress line on stderr when it is a terminal."""
-        if not sys.stderr.isatty():
+        with progress(what) as advance:
             for item in items:
                 self.done += 1
-                yield item
-            return
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        columns = (SpinnerColumn(), "{task.description}", MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            for item in items:
-                self.done += 1
-                bar.advance(task)
+                advance(1)
                 yield item
 
     def finish(self) -> None:
@@ -60,6 +47,32 @@ class Log:
         if self.failed:
             print(f"structok: {self.done} done, {self.failed} failed", file=sys.stderr)
             sys.exit(1)
+
+
+@contextmanager
+def progress(what: str, total: int | None = None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A function that is told of each few more; on a terminal it shows count and rate, and with a total the ETA."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    import rich.progress as show
+    from rich.console import Console
+
+    columns: list[str | show.ProgressColumn] = [show.SpinnerColumn(), "{task.description}", show.MofNCompleteColumn()]
+    columns += [show.TextColumn("{task.fields[rate]}"), show.TimeElapsedColumn()]
+    if total is not None:
+        columns += ["left", show.TimeRemainingColumn()]
+    began, count = time.monotonic(), 0
+    # tasks may take minutes: the speed is that of the last hour
+    with show.Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600) as bar:
+        task = bar.add_task(what, total=total, completed=done, rate="")
+
+        def advance(more: int) -> None:
+            nonlocal count
+            count += more
+            bar.update(task, advance=more, rate=f"{count / max(time.monotonic() - began, 1e-3):.1f}/s")
+
+        yield advance
 
 
 class Zoo:
@@ -76,10 +89,9 @@ class Zoo:
         elif named:
             name = named
         else:
-            shipped = [m for m in _DEFAULTS[modality] if m in list_models()]
-            if not shipped:
+            name = default_models().get(modality, "")
+            if not name:
                 raise InputError(f"no default {modality} model is shipped; name one with -m")
-            name = shipped[0]
         if name not in self._loaded:
             self._loaded[name] = load(name, device=self._device)
         tokenizer = self._loaded[name]
@@ -88,94 +100,47 @@ class Zoo:
         return tokenizer
 
 
-def modality_of(path: str) -> str | None:
-    """Modality by suffix."""
-    suffix = Path(path.lower().removesuffix(".gz")).suffix
-    return next((m for m, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
-
-
-def expand(inputs: Iterable[str], log: Log) -> Iterator[str]:
-    """Files of folders (recursively) and globs, in sorted order; '-' stays."""
-    for name in inputs:
-        path = Path(name)
-        if name == "-" or path.is_file():
-            yield name
-        elif path.is_dir():
-            files = sorted(str(p) for p in path.rglob("*") if modality_of(p.name) and p.is_file())
-            if not files:
-                log.error(InputError(f"{name}: no structure files in this folder"))
-            yield from files
-        elif matches := sorted(glob.glob(name, recursive=True)):
-            yield from matches
-        else:
-            log.error(InputError(f"{name}: no such file"))
-
-
-def read_items(paths: Iterable[str], log: Log, *, chain: str | None, add_hs: bool) -> Iterator[Item]:
-    """Chains and molecules of all files, one by one."""
-    for path in paths:
-        try:
-            stream: IO[bytes] | None = None
-            modality = modality_of(path)
-            if path == "-":
-                stream = sys.stdin.buffer
-                modality = _sniff(stream)
-            if modality == "protein":
-                yield from _read_protein(stream or path, chain)
-            elif modality == "molecule":
-                yield from _read_molecules(stream or path, path, add_hs, log)
-            else:
-                known = " ".join(s for suffixes in _SUFFIXES.values() for s in suffixes)
-                raise InputError(f"{path}: unknown suffix; known: {known} (.gz too)")
-        except StructokError as error:
-            log.error(error)
-
-
-def _read_protein(source: Any, chain: str | None) -> Iterator[Item]:
-    from structok.protein.structure import read_structure
-
-    label = source if isinstance(source, str) else "stdin"
-    for backbone in read_structure(source, chain):
-        yield "protein", label, backbone
-
-
-def _read_molecules(source: Any, path: str, add_hs: bool, log: Log) -> Iterator[Item]:
-    from structok.molecule.conformer import read_molecules
-
-    for name, mol in read_molecules(source, add_hs=add_hs):
-        if isinstance(mol, StructokError):
-            log.error(mol)
-        else:
-            mol.SetProp("_Name", name)  # the id of a record without a title
-            yield "molecule", "stdin" if path == "-" else path, mol
-
-
-def _sniff(stream: Any) -> str:
-    """Molecule when the first block of stdin looks like a connection table, else protein."""
-    head = stream.peek(1 << 16)[: 1 << 16]
-    tables = (b"V2000", b"V3000", b"@<TRIPOS>")
-    return "molecule" if any(mark in head for mark in tables) else "protein"
+def default_models() -> dict[str, str]:
+    """Modality -> the shipped model that is used unless one is named."""
+    shipped = list_models()
+    found = {modality: [m for m in names if m in shipped] for modality, names in _DEFAULTS.items()}
+    return {modality: names[0] for modality, names in found.items() if names}
 
 
 def encode_items(
-    items: Iterable[Item], zoo: Zoo, log: Log, *, batch_size: int, closed_loop: bool | None, beam: int | None
-) -> Iterator[tuple[Any, Tokens]]:
-    """(structure, tokens) in input order; memory is bounded by a few batches."""
+    items: Iterable[Item],
+    zoo: Zoo,
+    log: Reporter,
+    *,
+    batch_size: int,
+    closed_loop: bool | None,
+    beam: int | None,
+    eager: bool = True,
+) -> Iterator[tuple[Item, Tokens]]:
+    """(item, tokens) in input order; memory is bounded by a few batches. If `eager`, the first waits for no other."""
+    options = {"closed_loop": closed_loop, "beam": beam}
+    size = batch_size * _AHEAD
 
-    def encode(window: list[Item]) -> Iterator[tuple[Any, Tokens]]:
-        options = {"closed_loop": closed_loop, "beam": beam}
-        tokenizer = zoo.get(window[0][0])
-        structures = [s for _, _, s in window]
+    def encode(window: list[Item]) -> Iterator[tuple[Item, Tokens]]:
         try:
-            yield from zip(structures, tokenizer.encode_batch(structures, batch_size=batch_size, **options))
-        except StructokError:  # one of them is bad: find it
-            for _, label, structure in window:
-                try:
-                    yield structure, tokenizer.encode(structure, **options)
-                except StructokError as error:
-                    log.error(_located(error, label))
+            tokenizer = zoo.get(window[0][0])
+        except InputError as error:  # a molecule for a protein model, or the other way
+            for _, source, _ in window:
+                log.error(_located(error, source), source)
+            return
+        try:
+            encoded = tokenizer.encode_batch([s for _, _, s in window], batch_size=batch_size, **options)
+        except (StructokError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if len(window) > 1:  # one of them is bad: find it
+                half = len(window) // 2
+                yield from encode(window[:half])
+                yield from encode(window[half:])
+            else:
+                log.error(_located(error, window[0][1]), window[0][1])
+            return
+        yield from zip(window, encoded)
 
-    yield from log.track(_by_windows(items, encode, lambda item: item[0], batch_size * _AHEAD), "tokenizing")
+    yield from _by_windows(items, encode, lambda item: item[0], size, 1 if eager else size)
 
 
 def decode_items(
@@ -205,22 +170,24 @@ def decode_items(
                 except StructokError as error:
                     log.error(_located(error, label))
 
-    yield from log.track(_by_windows(good(), rebuild, lambda t: (t.modality, t.model), batch_size), "decoding")
+    yield from log.track(_by_windows(good(), rebuild, lambda t: (t.modality, t.model), batch_size, 1), "decoding")
 
 
-def _by_windows(items: Iterable[Any], work: Any, key: Any, size: int) -> Iterator[Any]:
-    """Apply `work` to runs of items of the same key, at most `size` at a time."""
+def _by_windows(items: Iterable[Any], work: Any, key: Any, size: int, most: int) -> Iterator[Any]:
+    """Apply `work` to runs of items of the same key, `most` at a time, then twice as many, up to `size`."""
     window: list[Any] = []
     for item in items:
-        if window and (key(item) != key(window[0]) or len(window) >= size):
+        if window and (key(item) != key(window[0]) or len(window) >= most):
             yield from work(window)
-            window = []
+            window, most = [], min(2 * most, size)
         window.append(item)
     if window:
         yield from work(window)
 
 
-def _located(error: StructokError, label: str) -> StructokError:
+def _located(error: Exception, label: str) -> StructokError:
     """The error with the file in front, unless it starts with it already."""
     text = str(error)
+    if not isinstance(error, StructokError):
+        return InputError(f"{label}: {type(error).__name__}: {text} (a bug?)")
     return error if text.startswith(label) else type(error)(f"{label}: {text}")

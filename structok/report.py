@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from structok.errors import StructokError
+from structok.inputs import Item
 from structok.jobs import Log, Zoo
 from structok.tokens import Tokens
 
 __all__ = ["compare", "compare_backbones", "summarise", "table"]
 
 
-def compare(encoded: Iterable[tuple[Any, Tokens]], zoo: Zoo, log: Log) -> Iterator[dict[str, Any]]:
+def compare(encoded: Iterable[tuple[Item, Tokens]], zoo: Zoo, log: Log) -> Iterator[dict[str, Any]]:
     """Decode and compare; one row per structure."""
-    for structure, tokens in encoded:
+    for (_, source, structure), tokens in encoded:
         try:
             tokenizer = zoo.get(tokens.modality)
             back = tokenizer.decode(tokens)
@@ -29,7 +30,7 @@ def compare(encoded: Iterable[tuple[Any, Tokens]], zoo: Zoo, log: Log) -> Iterat
 
                 yield row | compare_molecules(structure, back, tokens)
         except StructokError as error:
-            log.error(error)
+            log.error(error, source)
 
 
 def compare_backbones(chain: Any, back: Any, codebook_size: int) -> dict[str, Any]:

@@ -1,9 +1,14 @@
 """Fixtures shared by all tests: the example files, loaded tokenizers, and the shared data where it exists."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton: its kernels then run in the interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import structok
 

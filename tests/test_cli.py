@@ -149,7 +149,7 @@ def bad_inputs(folder, example):
     write("strange.xyz", "3\n")
     (folder / "folder.pdb").mkdir()
     expected = dict.fromkeys(p.name for p in folder.iterdir() if p.name != "good.pdb")
-    expected |= {"empty.pdb": "empty", "strange.xyz": "suffix", "nan.pdb": "ALA 1", "trace.pdb": "CA-only"}
+    expected |= {"empty.pdb": "empty", "strange.xyz": "known kind", "nan.pdb": "ALA 1", "trace.pdb": "CA-only"}
     return expected | {"gone.pdb": "no such file", "single.pdb": "at least 2", "folder.pdb": "folder"}
 
 

@@ -1,8 +1,9 @@
-"""Backbones to train on: a packed npz, a parquet file, or a folder of structure files."""
+"""Backbones to train on: a packed npz, parquet shards, or a folder of structure files."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from structok.data.shards import columns_of, coordinates, read_rows
 from structok.errors import InputError
 from structok.protein.reading import BOND_LIMIT
 
@@ -73,8 +75,8 @@ def load_backbones(source: str | Path) -> Backbones:
     source : one of
         - .npz with `xyz` int16 [R, 3 or more, 3] in 0.01 Å (-32768 = missing) and `offsets`; optional
           `break_before`, `name` or `pdb` + `chain`, `cluster40`, `split`, `seq`;
-        - .parquet with columns `id` and `coords` (flat list of 9 floats per residue, Å, NaN = missing);
-          optional `cluster`, `split`;
+        - a folder made by `structok data build`, or one .parquet with columns `id` and `coords` (flat list of 9
+          floats per residue, Å, NaN = missing); optional `cluster`, `split`, `sequence`;
         - a folder of PDB, mmCIF or BinaryCIF files. Without cluster information each chain is its own
           cluster, and every 20th chain is validation.
 
@@ -85,13 +87,14 @@ def load_backbones(source: str | Path) -> Backbones:
     """
     path = Path(source)
     if path.is_dir():
-        return _from_folder(path)
+        shards = sorted(path.glob("*-of-*.parquet"))
+        return _from_parquet(shards) if shards else _from_folder(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; give an npz, a parquet file or a folder of structures")
     if path.suffix == ".npz":
         return _from_npz(path)
     if path.suffix == ".parquet":
-        return _from_parquet(path)
+        return _from_parquet([path])
     raise InputError(f"{path}: expected .npz, .parquet or a folder of structures")
 
 
@@ -118,16 +121,22 @@ def _from_npz(path: Path) -> Backbones:
     )
 
 
-def _from_parquet(path: Path) -> Backbones:
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(path)
-    column = table["coords"].combine_chunks()
-    flat = column.values.to_numpy(zero_copy_only=False).astype(np.float32)
-    offsets = column.offsets.to_numpy().astype(np.int64)
-    extra = [table[k].to_numpy() if k in table.column_names else None for k in ("cluster", "split")]
-    coords = flat[offsets[0] : offsets[-1]].reshape(-1, 3, 3)
-    return _assemble(coords, (offsets - offsets[0]) // 9, table["id"].to_pylist(), None, *extra, None)
+def _from_parquet(paths: Sequence[Path]) -> Backbones:
+    wanted = ["id", "coords", "centre", "cluster", "split", "sequence"]
+    columns = [c for c in wanted if c in columns_of(paths[0])]
+    coords: list[np.ndarray] = []
+    found: dict[str, list] = {c: [] for c in columns}
+    for path in paths:
+        for table in read_rows(path, columns):
+            coords += coordinates(table, 9)
+            for c in {"id", "cluster", "split", "sequence"} & set(columns):
+                found[c] += table[c].to_pylist()
+    offsets = np.cumsum([0, *map(len, coords)])
+    split = np.array([{"train": 0, "validation": 1}.get(s, s) for s in found["split"]]) if "split" in found else None
+    cluster = np.unique(found["cluster"], return_inverse=True)[1] if "cluster" in found else None
+    letters = np.frombuffer("".join(found["sequence"]).encode(), np.uint8) if "sequence" in found else None
+    whole = np.concatenate(coords).reshape(-1, 3, 3)
+    return _assemble(whole, offsets, found["id"], None, cluster, split, letters)
 
 
 def _from_folder(path: Path) -> Backbones:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich.progress import track
 
+from structok.data.shards import SPLITS, read_conformers
 from structok.errors import StructokError
 from structok.molecule.conformer import in_token_order, read_molecules
 from structok.molecule.graph import Graph, graph_of
@@ -34,10 +35,10 @@ class Source:
 
     Parameters
     ----------
-    path : .npz as described by `npz_molecules`, .parquet with a column `molblock`, .sdf, .mol2 (also .gz), or
-        arrays that `MoleculeArrays.load` left in a cache folder, which need no RDKit; a relative path that does
-        not exist here is looked up in the shared data folder
-    split : only molecules whose column `split` has this value (.npz)
+    path : .npz as described by `npz_molecules`, a folder made by `structok data build`, .parquet with a column
+        `molblock`, .sdf, .mol2 (also .gz), or arrays that `MoleculeArrays.load` left in a cache folder, which need
+        no RDKit; a relative path that does not exist here is looked up in the shared data folder
+    split : only molecules whose column `split` has this value (.npz), or 0 = train, 1 = validation (folders)
     limit : at most so many molecules, drawn at random with a fixed seed; 0 = all
     """
 
@@ -98,7 +99,10 @@ def _molecules(source: Source) -> Iterator[tuple[str, Mol]]:
     if path.suffix == ".npz":
         yield from npz_molecules(path, source.split, source.limit)
         return
-    if path.suffix == ".parquet":
+    if path.is_dir():
+        split = None if source.split is None else SPLITS[source.split]
+        found = ((mol.GetProp("_Name"), mol) for mol in read_conformers(path, split))
+    elif path.suffix == ".parquet":
         import pyarrow.parquet
 
         blocks = (str(b) for b in pyarrow.parquet.read_table(path, columns=["molblock"])["molblock"].to_pylist())

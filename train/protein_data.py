@@ -68,7 +68,8 @@ class Batch:
 def chain_of(data: Backbones, i: int) -> Chain:
     """Chain i with a missing slot where neighbours are not bonded, so that no loss bridges the break."""
     rows = slice(data.offsets[i], data.offsets[i + 1])
-    coords, observed = data.coords[rows], data.observed[rows]
+    coords = data.coords[rows]
+    observed = np.isfinite(coords).all((1, 2))
     letters = b"X" * len(coords) if data.sequence is None else data.sequence[rows].tobytes()
     broken = data.break_before[rows].copy()
     broken[0] = False

@@ -123,7 +123,9 @@ def smallest(score: Float[Tensor, "r n"], m: int) -> Int[Tensor, "r m"]:
     blocks: one streaming pass instead of a selection over the whole row.
     """
     n = score.shape[1]
-    size = 64
+    size = 4
+    while 4 * size * size * m < 2 * n:  # as many blocks as entries in the kept ones
+        size *= 2
     if n % size or n // size <= 2 * m:
         return score.topk(m, dim=1, largest=False, sorted=False).indices
     # block j holds entries j, j + n / size, ..., so that minima are taken along whole cache lines
@@ -188,7 +190,7 @@ def _best(local: Float[Tensor, "r d"], codes: Codes) -> Leaders:
     looked into. Codes come in ranges, so that the scores of many vectors fit into the cache for any codebook.
     """
     r, n = len(local), len(codes.centred)
-    size = min(n, 128)
+    size = min(n, 128 if n > 512 else 32)  # groups of few codes cost less to look into, and more to find
     best, floor = local.new_full((r,), torch.inf), local.new_full((r,), torch.inf)
     index = torch.zeros(r, dtype=torch.long, device=local.device)
     wide = _WIDE >> (local.shape[1] >= 128)  # long codes leave less cache to the scores
@@ -251,8 +253,7 @@ def _certify(
     limit = (score if k == score.shape[1] == 1 else score.topk(k, dim=1, largest=False).values).amax(1) + 2 * rounding
     unsure = ~(floor > limit)
     if score.shape[1] == 1:
-        row = torch.arange(len(x), device=x.device)
-        near, at = _measure(x, codebook, row, code[:, 0])[:, None], code
+        near, at = _measure(x, codebook, None, code[:, 0])[:, None], code
     else:
         near, at = x.new_full((len(x), k), torch.nan, dtype=torch.float64), code[:, :k].clone()
         sure = ~unsure
@@ -296,12 +297,14 @@ def _select(
 
 
 def _measure(
-    x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], row: Int[Tensor, " p"], code: Int[Tensor, " p"]
+    x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], row: Int[Tensor, " p"] | None, code: Int[Tensor, " p"]
 ) -> Float[Tensor, " p"]:
-    """|x - e|² in float64 of each pair."""
-    distance = torch.empty(len(row), dtype=torch.float64, device=x.device)
+    """|x - e|² in float64 of each pair; without rows, of each vector and its code."""
+    distance = torch.empty(len(code), dtype=torch.float64, device=x.device)
     size = max(1, (_BLOCK << (4 if x.is_cuda else 0)) // (8 * x.shape[1]))
-    for i in range(0, len(row), size):
-        difference = x[row[i : i + size]].double().sub_(codebook[code[i : i + size]].double())
+    for i in range(0, len(code), size):
+        some = x[i : i + size] if row is None else x.index_select(0, row[i : i + size])
+        # not in place: `some` may be the caller's own float64 vectors
+        difference = some.double() - codebook.index_select(0, code[i : i + size]).double()
         torch.sum(difference.square_(), 1, out=distance[i : i + size])
     return distance

@@ -13,7 +13,7 @@ from structok.errors import InputError, StructokError
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-__all__ = ["FORMATS", "read_molecules", "write_sdf"]
+__all__ = ["FORMATS", "parse_record", "read_molecules", "record_title", "split_records", "write_sdf"]
 
 FORMATS = {".sdf": "sdf", ".sd": "sdf", ".mol": "mol", ".mol2": "mol2"}
 
@@ -64,18 +64,18 @@ def _sniff(file: IO[bytes]) -> str:
 def _records(file: IO[bytes], fmt: str, where: str, add_hs: bool) -> Iterator[tuple[str, Mol | StructokError]]:
     stem = where.split(".")[0]
     count = 0
-    for count, record in enumerate(_split(file, fmt), start=1):
+    for count, record in enumerate(split_records(file, fmt), start=1):
         name = f"{where}, record {count}"
         try:
-            title = _title(record, fmt) or f"{stem}-{count}"
-            yield title, _parse(record, fmt, f"{name} ({title})", add_hs)
+            title = record_title(record, fmt) or f"{stem}-{count}"
+            yield title, parse_record(record, fmt, f"{name} ({title})", add_hs)
         except StructokError as error:
             yield f"{stem}-{count}", error
     if not count:
         raise InputError(f"{where}: holds no molecule")
 
 
-def _split(file: IO[bytes], fmt: str) -> Iterator[str]:
+def split_records(file: IO[bytes], fmt: str) -> Iterator[str]:
     """Text of each record; the file is read line by line and never held whole."""
     lines: list[str] = []
     for raw in file:
@@ -93,11 +93,13 @@ def _split(file: IO[bytes], fmt: str) -> Iterator[str]:
         yield "\n".join(lines) + "\n"
 
 
-def _title(record: str, fmt: str) -> str:
+def record_title(record: str, fmt: str) -> str:
+    """Title of a record, '' if it has none."""
     return record.split("\n")[1 if fmt == "mol2" else 0].strip()
 
 
-def _parse(record: str, fmt: str, where: str, add_hs: bool) -> Mol:
+def parse_record(record: str, fmt: str, where: str, add_hs: bool) -> Mol:
+    """Sanitised Mol of one record; `where` names it in messages."""
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from structok.batching import by_length
-from structok.codebook.nearest import nearest_code, smallest
+from structok.codebook.nearest import nearest_code
+from structok.codebook.prior import Prior
 from structok.codebook.search import beam_search
 from structok.geometry import (
     apply,
@@ -25,6 +26,8 @@ from structok.geometry import (
     scan,
 )
 from structok.protein.bridge import fill_missing
+from structok.protein.chain_search import ChainSearch, StepTable
+from structok.protein.reading import BOND_LIMIT
 
 __all__ = ["ChainModel", "chain_steps"]
 
@@ -44,16 +47,29 @@ class ChainModel:
     ----------
     steps : code k puts the next residue's N, CA, C at `steps[k]`, Å, in the current residue's frame
     n_break : the last `n_break` codes are long steps over chain breaks; bridges do not use them
+    vectors : of the codes in an encoder's latent space, which the latents of `encode` are compared with;
+        without them that space is the steps themselves, and the latents are the chain's true steps
+    prior : what a code costs after another, for a rate-constrained search
     """
 
-    def __init__(self, steps: Float[Tensor, "k 3 3"], n_break: int = 0) -> None:
+    def __init__(
+        self,
+        steps: Float[Tensor, "k 3 3"],
+        n_break: int = 0,
+        vectors: Float[Tensor, "k d"] | None = None,
+        prior: Prior | None = None,
+    ) -> None:
         self.steps = steps.detach().double()
         self.bonded = self.steps[: len(steps) - n_break]
         self.transforms = backbone_frames(self.steps)
         self.flat = rearrange(steps.detach().float(), "k a x -> k (a x)").contiguous()
-        self.half_norm = self.flat.square().sum(1) / 2
         # the residue in its own frame: what a code says when there is no residue before it
         self.inner = apply(invert(self.transforms), self.steps).flatten(1).float()
+        self.vectors = self.flat if vectors is None else vectors.detach().float().contiguous()
+        self.own_latents = vectors is None
+        self.prior = prior.to(steps.device) if prior else None
+        group = self.prior.group if self.prior else None
+        self.table = StepTable(self.flat, self.transforms, self.vectors, group)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -65,18 +81,44 @@ class ChainModel:
         return apply(torch.cat([origin, frames[..., :-1, :, :]], -3), self.steps[codes])
 
     def encode(
-        self, chains: Sequence[Float[Tensor, "l 3 3"]], *, beam: int | None, batch_size: int = 32
+        self,
+        chains: Sequence[Float[Tensor, "l 3 3"]],
+        latents: Sequence[Float[Tensor, "l d"]] | None = None,
+        *,
+        latent_weight: float = 0.0,
+        rate_weight: float = 0.0,
+        beam: int | None,
+        batch_size: int = 32,
     ) -> list[Int[Tensor, " l"]]:
         """Codes of many chains (NaN = missing), the same for any batch size; `beam=None` is open loop.
 
         Chains of similar length share a batch, batches share the CPU's threads (`torch.get_num_threads`). Each
         chain needs at least one observed residue.
+
+        Parameters
+        ----------
+        chains : N, CA, C in Å
+        latents : row i is the encoder's vector for the code that places residue i; NaN where there is none.
+            Open loop takes the nearest of the codes' `vectors`, and the nearest step where there is no latent.
+            None is the true steps of the chains, for a model without `vectors`
+        latent_weight : λ ≥ 0, Å² per squared unit of the latent space: closed loop minimises the sum of
+            |x(true) - x(rebuilt)|² + λ |z - e|² over N, CA, C of the residues. The second term counts where the
+            residue and the one before it are observed and bonded
+        rate_weight : μ ≥ 0, Å² per bit: closed loop adds μ times the bits of each code after the code before it
+            (`prior`), and so takes codes that are easy to predict where they serve as well
+        beam : hypotheses kept per chain
         """
+        if latents is None and not self.own_latents and (latent_weight or beam is None):
+            raise ValueError("codes with vectors of their own need latents to compare them with")
+        if rate_weight and self.prior is None:
+            raise ValueError("a rate_weight needs a prior")
         codes: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(chains)
         parts = by_length([len(chain) for chain in chains], batch_size)[::-1]  # the longest first, to balance threads
 
         def work(part: list[int]) -> None:
-            for i, row in zip(part, self._encode_batch([chains[i] for i in part], beam)):
+            some = None if latents is None else [latents[i] for i in part]
+            rows = self._encode_batch([chains[i] for i in part], some, latent_weight, rate_weight, beam)
+            for i, row in zip(part, rows):
                 codes[i] = row[: len(chains[i])]
 
         threads = torch.get_num_threads() if self.steps.device.type == "cpu" else 1
@@ -86,22 +128,37 @@ class ChainModel:
                 pass
         return codes
 
-    def _encode_batch(self, chains: list[Float[Tensor, "l 3 3"]], beam: int | None) -> Int[Tensor, "b l"]:
+    def _encode_batch(
+        self,
+        chains: list[Float[Tensor, "l 3 3"]],
+        latents: list[Float[Tensor, "l d"]] | None,
+        latent_weight: float,
+        rate_weight: float,
+        beam: int | None,
+    ) -> Int[Tensor, "b l"]:
         device, bonded = self.steps.device, self.bonded.cpu()
         masks = [chain.isfinite().all(-1).all(-1) for chain in chains]
         coords = pad_sequence([fill_missing(c, m, bonded) for c, m in zip(chains, masks)], batch_first=True).to(device)
+        given = None
+        if latents is not None:
+            given = pad_sequence([z.detach().float() for z in latents], True, torch.nan).to(device)
         if beam is None:
-            return self.encode_open(coords).cpu()
+            return self.encode_open(coords, given).cpu()
         observed = pad_sequence(masks, batch_first=True).to(device)
         length = torch.tensor([len(m) for m in masks], device=device)
         active = torch.arange(coords.shape[1], device=device) < length[:, None]
-        return self.encode_closed(coords, active, observed, beam).cpu()
+        return self.encode_closed(coords, active, observed, beam, given, latent_weight, rate_weight).cpu()
 
-    def encode_open(self, coords: Float[Tensor, "b l 3 3"]) -> Int[Tensor, "b l"]:
-        """Nearest code of each true step, whatever errors came before (open loop)."""
+    def encode_open(
+        self, coords: Float[Tensor, "b l 3 3"], latents: Float[Tensor, "b l d"] | None = None
+    ) -> Int[Tensor, "b l"]:
+        """Nearest code of each true step, or of each latent, whatever errors came before (open loop)."""
         first = nearest_code(self._inner(coords), self.inner)[1][:, None]
         rest = nearest_code(chain_steps(coords).flatten(-2).float(), self.flat)[1]
-        return torch.cat([first, rest], 1).long()
+        codes = torch.cat([first, rest], 1).long()
+        if latents is None:
+            return codes
+        return torch.where(latents.isfinite().all(-1), nearest_code(latents, self.vectors)[1].long(), codes)
 
     def encode_closed(
         self,
@@ -109,8 +166,14 @@ class ChainModel:
         active: Bool[Tensor, "b l"],
         observed: Bool[Tensor, "b l"],
         beam: int,
+        latents: Float[Tensor, "b l d"] | None = None,
+        latent_weight: float = 0.0,
+        rate_weight: float = 0.0,
     ) -> Int[Tensor, "b l"]:
         """Codes that minimise the summed squared error of N, CA, C against the chain rebuilt so far.
+
+        The latents' and the prior's terms are added to it, see `encode`. The first code places nothing: it says how
+        the first residue looks inside, and has a latent only where one is given.
 
         Parameters
         ----------
@@ -118,25 +181,65 @@ class ChainModel:
         active : slots that exist (the rest pads the batch)
         observed : slots that were observed; errors in the others weigh little
         beam : hypotheses kept per chain
+        latents, latent_weight, rate_weight : see `encode`
         """
-        weight = torch.where(observed, 1.0, _MISSING_WEIGHT).double()
-        coords = coords.double()
-        start = _start(coords, active)
-        search = _ChainSearch(self, coords, weight, beam)
-        codes, _ = beam_search(search, (start[..., :3, :3], start[..., :3, 3]), active, beam=beam, start=1)
-        codes[:, 0] = nearest_code(self._inner(coords), self.inner)[1].long()
-        for row, exact in self._made_of_codes(coords, active, observed).items():
+        codes = torch.full(active.shape, -1, device=coords.device)
+        made = self._made_of_codes(coords, active, observed)
+        for row, exact in made.items():
             codes[row, : len(exact)] = exact
+        todo = [row for row in range(len(coords)) if row not in made]
+        if todo:
+            given = None if latents is None else latents[todo]
+            some = coords[todo].double(), active[todo], observed[todo]
+            codes[todo] = self._search(*some, beam, given, latent_weight, rate_weight)
         return codes
+
+    def _search(
+        self,
+        coords: Float[Tensor, "b l 3 3"],
+        active: Bool[Tensor, "b l"],
+        observed: Bool[Tensor, "b l"],
+        beam: int,
+        latents: Float[Tensor, "b l d"] | None,
+        latent_weight: float,
+        rate_weight: float,
+    ) -> Int[Tensor, "b l"]:
+        weight = torch.where(observed, 1.0, _MISSING_WEIGHT).double()
+        pull, goals = None, latents
+        if latent_weight:
+            if goals is None:
+                goals = torch.nn.functional.pad(chain_steps(coords).flatten(-2).float(), (0, 0, 1, 0))
+            held = _bonded(coords, observed) & goals.isfinite().all(-1)
+            pull, goals = held * latent_weight, goals.nan_to_num()
+        price = rate_weight * self.prior.bits if self.prior is not None and rate_weight else None
+        search = ChainSearch(self.table, coords, weight, active, goals, pull, own=self.own_latents, price=price)
+        codes, _ = beam_search(search, search.start(_start(coords, active)), active, beam=beam, start=1)
+        codes[:, 0] = self._first(coords, latents, latent_weight)
+        return codes
+
+    def _first(
+        self, coords: Float[Tensor, "b l 3 3"], latents: Float[Tensor, "b l d"] | None, latent_weight: float
+    ) -> Int[Tensor, " b"]:
+        """The code of the first residue, which places nothing: the residue seen from its own frame."""
+        inner = self._inner(coords)
+        code = nearest_code(inner, self.inner)[1].long()
+        if latents is None or not latent_weight:
+            return code
+        root = latent_weight**0.5
+        joint = torch.cat([inner, root * latents[:, 0]], 1)
+        near = nearest_code(joint, torch.cat([self.inner, root * self.vectors], 1))[1].long()
+        return torch.where(latents[:, 0].isfinite().all(-1), near, code)
 
     def _made_of_codes(
         self, coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"], observed: Bool[Tensor, "b l"]
     ) -> dict[int, Int[Tensor, " n"]]:
         """Codes of the chains that a decoder of ours made, by row: encoding them again changes nothing."""
-        probe = slice(0, 9)  # no other chain gets past its first residues
-        fits = (self._open_fit(coords[:, probe])[1] < _MADE) | ~active[:, probe]
         made = {}
+        # few other chains get past their first step
+        fits = (nearest_code(chain_steps(coords[:, :2]).flatten(-2).float(), self.flat)[0] < _MADE) | ~active[:, 1:2]
         for row in (fits.all(1) & (observed | ~active).all(1)).nonzero()[:, 0].tolist():
+            if not (self._open_fit(coords[row : row + 1, : min(9, int(active[row].sum()))])[1] < _MADE).all():
+                continue
             codes, error = self._open_fit(coords[row : row + 1, : int(active[row].sum())])
             if (error < _MADE).all():
                 made[row] = codes[0]
@@ -154,7 +257,13 @@ class ChainModel:
         return apply(invert(backbone_frames(first)), first).flatten(1).float()
 
 
-def _start(coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"]) -> Float[Tensor, "b 1 4 4"]:
+def _bonded(coords: Float[Tensor, "b l 3 3"], observed: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+    """Whether a residue and the one before it are observed and linked by a peptide bond."""
+    near = (coords[:, 1:, 0] - coords[:, :-1, 2]).norm(dim=-1) <= BOND_LIMIT
+    return torch.nn.functional.pad(near & observed[:, 1:] & observed[:, :-1], (1, 0))
+
+
+def _start(coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"]) -> Float[Tensor, "b 4 4"]:
     """The first residue's frame, rounded to a grid that moves with the whole chain.
 
     A frame read from one residue carries the rounding of its coordinates, which a long chain magnifies until
@@ -171,39 +280,4 @@ def _start(coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"]) -> Flo
     first = invert(body) @ own
     turn = rotation_from_6d((rotation_to_6d(first[:, :3, :3]) * grid).round() / grid)
     near = rigid(turn, (first[:, :3, 3] * grid).round() / grid)
-    return (body @ near)[:, None]
-
-
-class _ChainSearch:
-    """Expansion of partial chains; the state is the rotation and origin of the last rebuilt residue."""
-
-    def __init__(
-        self, model: ChainModel, coords: Float[Tensor, "b l 3 3"], weight: Float[Tensor, "b l"], beam: int
-    ) -> None:
-        self.model, self.coords, self.weight = model, coords, weight
-        self.keep = min(beam, len(model))  # a beam can hold no more extensions of one hypothesis
-        self.rotation = model.transforms[:, :3, :3].contiguous()
-        self.origin = model.transforms[:, :3, 3].contiguous()
-
-    def candidates(
-        self, state: tuple[Tensor, Tensor], step: int
-    ) -> tuple[Float[Tensor, "b h m"], Int[Tensor, "b h m"]]:
-        rotation, origin = state
-        b, h = rotation.shape[:2]
-        # elementwise rather than batched products: the result must not depend on the batch size
-        offset = self.coords[:, None, step] - origin[:, :, None]
-        goal = (offset[..., :, None] * rotation[:, :, None]).sum(-2).reshape(b * h, 9).float()
-        score = torch.addmm(self.model.half_norm, goal, self.model.flat.T, alpha=-1.0)
-        code = smallest(score, self.keep).sort(dim=1).values
-        error = (goal[:, None] - self.model.flat[code]).square().sum(-1)
-        cost = error.view(b, h, -1).double() * self.weight[:, step, None, None]
-        return cost, code.view(b, h, -1)
-
-    def advance(
-        self, state: tuple[Tensor, Tensor], step: int, parent: Int[Tensor, "b h2"], code: Int[Tensor, "b h2"]
-    ) -> tuple[Tensor, Tensor]:
-        batch = torch.arange(len(parent), device=parent.device)[:, None]
-        rotation, origin = state[0][batch, parent], state[1][batch, parent]
-        moved = (rotation * self.origin[code][..., None, :]).sum(-1)
-        turned = (rotation[..., :, :, None] * self.rotation[code][..., None, :, :]).sum(-2)
-        return turned, origin + moved
+    return body @ near

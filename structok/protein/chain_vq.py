@@ -15,10 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from structok.batching import by_length
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
-from structok.errors import InputError
+from structok.codebook.prior import Prior
+from structok.errors import CheckpointError, InputError
 from structok.protein.chain_model import ChainModel
 from structok.protein.structure import Backbone, as_backbone
-from structok.protein.tokens import backbone_of, check_codes, tokens_of
+from structok.protein.tokens import backbone_of, check_codes, search_weights, tokens_of
 from structok.tokens import Tokens
 
 __all__ = ["ChainVQ", "ChainVQConfig"]
@@ -32,6 +33,10 @@ class ChainVQConfig:
     n_break : how many of them, the last ones, are long steps over chain breaks
     beam : hypotheses kept by the closed-loop encoder unless asked otherwise
     closed_loop : whether `encode` searches in closed loop unless asked otherwise
+    latent_weight : λ of the closed loop unless asked otherwise: 0 looks at the rebuilt chain only, a large
+        one at the true step from the residue before only, as open loop does
+    groups : how many groups of codes the prior of the rate-constrained search knows, 0 without a prior
+    rate_weight : μ of the closed loop unless asked otherwise: how much easy to predict codes are preferred
     max_length : longest chain, in residue slots
     """
 
@@ -39,7 +44,14 @@ class ChainVQConfig:
     n_break: int = 0
     beam: int = 8
     closed_loop: bool = True
+    latent_weight: float = 0.0
+    groups: int = 0
+    rate_weight: float = 0.0
     max_length: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.rate_weight and not self.groups:
+            raise CheckpointError("a rate_weight needs a prior: set groups")
 
 
 class ChainVQ:
@@ -54,6 +66,7 @@ class ChainVQ:
     ----------
     config : see `ChainVQConfig`
     steps : float32 tensor, shape=(codebook_size, 3, 3), Å
+    prior : bits of each code after the code before it, of `config.groups` groups
     """
 
     modality = "protein"
@@ -62,12 +75,13 @@ class ChainVQ:
         self,
         config: ChainVQConfig,
         steps: Float[Tensor, "k 3 3"],
+        prior: Prior | None = None,
         *,
         name: str = "chain-vq",
         device: str = "cpu",
     ) -> None:
         self.config, self.name, self.device = config, name, device
-        self.model = ChainModel(steps.to(device), config.n_break)
+        self.model = ChainModel(steps.to(device), config.n_break, prior=prior)
         self.codebook_size, self.max_length = config.codebook_size, config.max_length
 
     @classmethod
@@ -76,14 +90,29 @@ class ChainVQ:
     ) -> ChainVQ:
         """Build from what `structok.checkpoint.read_checkpoint` read; strict."""
         built = make_config(ChainVQConfig, config, name)
-        check_tensors({"steps": (built.codebook_size, 3, 3)}, tensors, name)
-        return cls(built, tensors["steps"], name=name, device=device)
+        expected: dict[str, tuple[int, ...]] = {"steps": (built.codebook_size, 3, 3)}
+        if built.groups:
+            expected |= {"group": (built.codebook_size,), "bits": (built.groups + 1, built.codebook_size)}
+        check_tensors(expected, tensors, name)
+        prior = Prior(tensors["group"].long(), tensors["bits"].float()) if built.groups else None
+        return cls(built, tensors["steps"], prior, name=name, device=device)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors`; `structok.load(folder)` reads them back."""
-        write_checkpoint(folder, "chain-vq", self.config, {"steps": self.model.steps.float()})
+        tensors, prior = {"steps": self.model.steps.float()}, self.model.prior
+        if prior:
+            tensors |= {"group": prior.group.int(), "bits": prior.bits.half()}
+        write_checkpoint(folder, "chain-vq", self.config, tensors)
 
-    def encode(self, x: Any, *, closed_loop: bool | None = None, beam: int | None = None) -> Tokens:
+    def encode(
+        self,
+        x: Any,
+        *,
+        closed_loop: bool | None = None,
+        beam: int | None = None,
+        latent_weight: float | None = None,
+        rate_weight: float | None = None,
+    ) -> Tokens:
         """Tokens of one chain: a `Backbone`, a path, a biotite `AtomArray`, or an array [L, 3, 3] in Å.
 
         Parameters
@@ -91,13 +120,20 @@ class ChainVQ:
         closed_loop : search against the rebuilt chain (True) or take the nearest step (False);
             None is the checkpoint's default
         beam : hypotheses kept by the search; None is the checkpoint's default
+        latent_weight : λ ≥ 0 of the search, which minimises the squared error of the rebuilt N, CA, C plus λ times
+            that of the step from the residue before; None is the checkpoint's default
+        rate_weight : μ ≥ 0 of the search, Å² per bit: how much codes that are easy to predict from the code before
+            are preferred; None is the checkpoint's default
 
         Raises
         ------
         InputError
-            If fewer than two residues are observed, or the chain is longer than `max_length`.
+            If fewer than two residues are observed, the chain is longer than `max_length`, or an option is out
+            of range.
         """
-        return self.encode_batch([x], closed_loop=closed_loop, beam=beam)[0]
+        return self.encode_batch(
+            [x], closed_loop=closed_loop, beam=beam, latent_weight=latent_weight, rate_weight=rate_weight
+        )[0]
 
     def encode_batch(
         self,
@@ -106,6 +142,8 @@ class ChainVQ:
         batch_size: int = 32,
         closed_loop: bool | None = None,
         beam: int | None = None,
+        latent_weight: float | None = None,
+        rate_weight: float | None = None,
     ) -> list[Tokens]:
         """As `encode`, for many chains; equal to one by one."""
         chains = [as_backbone(x) for x in xs]
@@ -113,10 +151,11 @@ class ChainVQ:
             self._check(chain)
         if beam is not None and beam < 1:
             raise InputError(f"beam must be at least 1, not {beam}")
+        pull, rate = search_weights(self.config, latent_weight, rate_weight)
         search = self.config.closed_loop if closed_loop is None else closed_loop
         width = (beam or self.config.beam) if search else None
         coords = [torch.from_numpy(c.coords) for c in chains]
-        codes = self.model.encode(coords, beam=width, batch_size=batch_size)
+        codes = self.model.encode(coords, latent_weight=pull, rate_weight=rate, beam=width, batch_size=batch_size)
         return [tokens_of(chain, row.numpy(), self.name) for chain, row in zip(chains, codes)]
 
     def decode(self, tokens: Tokens) -> Backbone:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot, pad
 
-from structok.geometry import dihedral, knn
+from structok.geometry import backbone_frames, dihedral, invert, knn
 
 __all__ = ["NODE_SCALARS", "RESIDUES", "Graph", "build_graph", "residue_types"]
 
@@ -35,6 +35,8 @@ class Graph:
     edge_distance : CA distance in Å
     edge_vector : unit vector from the centre's CA to the neighbour's
     edge_frame : three rows to project vectors on
+    step : origin (Å) and axes of the next residue's frame in this residue's, then 1; all zero where the next
+        slot is missing or ends the chain (no published feature; what `StepFeatures` reads)
     slot : place of each node in the padded batch, chain * length + residue
     """
 
@@ -44,6 +46,7 @@ class Graph:
     edge_distance: Float[Tensor, " e"]
     edge_vector: Float[Tensor, "e 1 3"]
     edge_frame: Float[Tensor, "e 3 3"]
+    step: Float[Tensor, "n 13"]
     slot: Int[Tensor, " n"]
 
 
@@ -102,8 +105,17 @@ def build_graph(
         difference.norm(dim=-1),
         normalize(difference, dim=-1)[:, None],
         frames,
+        _next_steps(x, follows),
         chain * mask.shape[1] + position,
     )
+
+
+def _next_steps(x: Float[Tensor, "n 3 3"], follows: Bool[Tensor, " m"]) -> Float[Tensor, "n 13"]:
+    """`Graph.step`; `follows` tells whether each node but the first is the next residue of the node before it."""
+    frames = backbone_frames(x)
+    step = (invert(frames[:-1]) @ frames[1:])[:, :3]  # columns are three axes and the origin
+    numbers = torch.cat([step[..., 3], step[..., :3].mT.flatten(1), torch.ones_like(step[:, :1, 0])], 1)
+    return pad(numbers * follows[:, None], (0, 0, 0, 1))
 
 
 def _sinusoids(position: Int[Tensor, " n"], kind: torch.dtype) -> Float[Tensor, "n 16"]:

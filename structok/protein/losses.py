@@ -121,7 +121,7 @@ def window_fape(
 
     Mean over residues i and the atoms of residues i - reach .. i + reach of min(|T⁻¹x - T̂⁻¹x̂|, cap)
     (Jumper et al. 2021, there over all residues). What the chained head learns from: its far errors are
-    products of near ones, and with a wide window they drown the near ones' gradient.
+    products of near ones, and with a wide window they drown the near ones' gradient. Windows end at gaps.
     """
     reach = min(reach, mask.shape[1] - 1)
     local = []
@@ -130,7 +130,9 @@ def window_fape(
         near = pad(x, (0, 0, 0, 0, reach, reach)).unfold(1, 2 * reach + 1, 1)  # b l atoms 3 window
         local.append(apply(invert(backbone_frames(x)), near.permute(0, 1, 4, 2, 3).flatten(2, 3)))
     error = ((local[0] - local[1]).square().sum(-1) + 1e-8).sqrt().clamp(max=cap)
-    seen = pad(mask, (reach, reach)).unfold(1, 2 * reach + 1, 1) & mask[..., None]
+    stretch = torch.where(mask, (~mask).cumsum(1), -1)  # numbers the stretches between gaps
+    near_stretch = pad(stretch, (reach, reach), value=-1).unfold(1, 2 * reach + 1, 1)
+    seen = (near_stretch == stretch[..., None]) & mask[..., None]
     return _mean(error.flatten(1), seen.repeat_interleave(3, -1).flatten(1))
 
 

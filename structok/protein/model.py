@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import NamedTuple, get_args
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from structok.codebook.prior import Prior
 from structok.codebook.quantizer import VectorQuantizer
 from structok.errors import CheckpointError
+from structok.geometry import apply, backbone_frames, invert
 from structok.nn.transformer import Transformer
-from structok.protein.decoder import Decoder, Head, backbone
+from structok.protein.decoder import Decoder, Head, backbone, frames_from_numbers
 from structok.protein.features import Graph, build_graph
 from structok.protein.gcpnet import GCPNet
 
@@ -29,12 +32,16 @@ class GCPVQVAEConfig:
     head : 'absolute' (published) or 'chained', see `Decoder`
     residue_types : whether the encoder sees the sequence
     local_frames : edge frames that ignore the chain's centroid, see `build_graph`
+    next_step : the latent starts from `StepFeatures`, and GCPNet and transformer add to it (not the published
+        model): fine local geometry need not survive them
     neighbours : CA neighbours of each residue
     gcp_layers, node_scalars, node_vectors, edge_scalars, edge_vectors, gcp_messages, gcp_feedforwards,
     gcp_bottleneck : see `GCPNet`
     encoder_*, decoder_* : see `Transformer` and `Decoder`; `multiple` is the feed-forward's
     closed_loop, beam, latent_weight : how `encode` assigns codes unless asked otherwise; closed loop needs
-        the chained head without transformer (decoder_depth 0), see `structok.protein.closed_loop`
+        the chained head without transformer (decoder_depth 0), see `structok.protein.chain_model`
+    groups, rate_weight : groups of codes that the prior of the rate-constrained closed loop knows (0 without), and
+        its weight unless asked otherwise
     commitment, decay, dead_below, rotation_trick, orthogonal : see `VectorQuantizer`; for training only
     """
 
@@ -44,6 +51,7 @@ class GCPVQVAEConfig:
     head: Head = "absolute"
     residue_types: bool = True
     local_frames: bool = False
+    next_step: bool = False
     neighbours: int = 16
     gcp_layers: int = 6
     node_scalars: int = 128
@@ -66,6 +74,8 @@ class GCPVQVAEConfig:
     closed_loop: bool = False
     beam: int = 8
     latent_weight: float = 0.0
+    groups: int = 0
+    rate_weight: float = 0.0
     commitment: float = 0.25
     decay: float = 0.99
     dead_below: float = 2.0
@@ -78,7 +88,7 @@ class GCPVQVAEConfig:
             whole = isinstance(value, int) and not isinstance(value, bool)
             if type(value) is not kind and not (kind is float and whole):
                 raise CheckpointError(f"config key {field.name!r} must be {kind.__name__}, not {value!r}")
-            least = 0 if field.name.endswith("_depth") else 1
+            least = 0 if field.name.endswith("_depth") or field.name == "groups" else 1
             if kind is int and isinstance(value, int) and value < least:
                 raise CheckpointError(f"config key {field.name!r} cannot be {value}")
         if self.head not in get_args(Head):
@@ -89,6 +99,10 @@ class GCPVQVAEConfig:
                 raise CheckpointError(f"{side}_heads {heads} is no multiple of {side}_kv_heads {kv_heads}")
         if self.closed_loop and not self.local_steps:
             raise CheckpointError("closed_loop needs head 'chained' and decoder_depth 0")
+        if self.next_step and self.code_dim % 2:
+            raise CheckpointError(f"next_step needs an even code_dim, not {self.code_dim}")
+        if self.rate_weight and not self.groups:
+            raise CheckpointError("a rate_weight needs a prior: set groups")
         edge = 2 * self.node_vectors + self.edge_vectors
         if edge % self.gcp_bottleneck or self.node_vectors % self.gcp_bottleneck:
             raise CheckpointError(
@@ -128,6 +142,36 @@ PRESETS = {
 }
 
 
+class StepFeatures(nn.Module):
+    """Random Fourier features (Rahimi & Recht 2007) of the next residue's pose; nothing in them is learned.
+
+    The pose is 12 numbers: the origin of the next residue's frame in this residue's, and the tips of its axes at
+    `LEVER` Å, as far as an error of direction is felt along a chain. Poses closer than `BANDWIDTH` Å lie as far
+    apart in the latent space as they do in these numbers, others nearly orthogonal, so the codes that resolve
+    them span many dimensions though poses have few.
+    """
+
+    LEVER = 5.0
+    BANDWIDTH = 2.0
+    frequencies: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(12, dim // 2) / self.BANDWIDTH)
+
+    def forward(self, step: Float[Tensor, "n 13"]) -> Float[Tensor, "n d"]:
+        """Features of `Graph.step`, zero where there is no next residue."""
+        pose = torch.cat([step[:, :3], self.LEVER * step[:, 3:12]], 1)
+        with torch.autocast(step.device.type, enabled=False):  # half precision would blur what codes resolve
+            angle = pose @ self.frequencies.to(pose.dtype)
+        return torch.cat([angle.cos(), angle.sin()], 1) * step[:, 12:]
+
+
+def _to_slots(nodes: Float[Tensor, "n c"], graph: Graph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
+    """Nodes of the graph at their places in the padded batch."""
+    return nodes.new_zeros(mask.numel(), nodes.shape[1]).index_copy(0, graph.slot, nodes).unflatten(0, mask.shape)
+
+
 class Reconstruction(NamedTuple):
     """What `GCPVQVAEModel` returns in training: coordinates (Å), frames, latents, codes, quantiser loss."""
 
@@ -144,6 +188,9 @@ class GCPVQVAEModel(nn.Module):
     Batches are padded to their longest chain; `mask` is False at padding and at missing residues, which are
     no nodes of the graph, are attended to by nobody and have code -1.
     """
+
+    group: Tensor
+    bits: Tensor
 
     def __init__(self, config: GCPVQVAEConfig) -> None:
         super().__init__()
@@ -162,6 +209,10 @@ class GCPVQVAEModel(nn.Module):
             c.encoder_dim, c.encoder_depth, c.encoder_heads, c.encoder_kv_heads, c.encoder_multiple
         )
         self.to_code = nn.Linear(c.encoder_dim, c.code_dim)
+        self.step_features = StepFeatures(c.code_dim) if c.next_step else None
+        if c.next_step:
+            nn.init.zeros_(self.to_code.weight)
+            nn.init.zeros_(self.to_code.bias)
         self.quantizer = VectorQuantizer(
             c.codebook_size,
             c.code_dim,
@@ -171,6 +222,9 @@ class GCPVQVAEModel(nn.Module):
             rotation_trick=c.rotation_trick,
             orthogonal=c.orthogonal,
         )
+        if c.groups:
+            self.register_buffer("group", torch.zeros(c.codebook_size, dtype=torch.long))
+            self.register_buffer("bits", torch.zeros(c.groups + 1, c.codebook_size))
         self.decoder = Decoder(
             c.code_dim,
             c.decoder_dim,
@@ -193,9 +247,25 @@ class GCPVQVAEModel(nn.Module):
 
     def encode(self, graph: Graph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
         """Latents before quantisation."""
-        nodes = self.into(self.graph_encoder(graph))
-        slots = nodes.new_zeros(mask.numel(), nodes.shape[1]).index_copy(0, graph.slot, nodes)
-        return self.to_code(self.encoder(slots.unflatten(0, mask.shape), mask))
+        latents = self.to_code(self.encoder(_to_slots(self.into(self.graph_encoder(graph)), graph, mask), mask))
+        return latents if self.step_features is None else latents + self.encode_steps(graph, mask)
+
+    def encode_steps(self, graph: Graph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+        """What `next_step` adds to the latents; needs neither GCPNet nor transformer."""
+        assert self.step_features is not None
+        return _to_slots(self.step_features(graph.step), graph, mask)
+
+    @property
+    def prior(self) -> Prior | None:
+        """What each code costs after the code before it."""
+        return Prior(self.group, self.bits) if self.config.groups else None
+
+    def steps(self) -> Float[Tensor, "k 3 3"]:
+        """N, CA, C of the next residue in this residue's `backbone_frames` for each code (`local_steps`), Å."""
+        with torch.no_grad():
+            frames = frames_from_numbers(self.decoder.numbers(self.quantizer.codebook[None])[0].double())
+        here = backbone_frames(backbone(torch.eye(4, dtype=frames.dtype, device=frames.device)))
+        return apply(invert(here), backbone(frames))
 
     def decode(self, codes: Int[Tensor, "b l"]) -> Float[Tensor, "b l 3 3"]:
         """N, CA, C in Å from codes; slots of code -1 mean nothing."""

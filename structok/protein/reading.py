@@ -10,6 +10,8 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,16 @@ from structok.errors import InputError
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
 
-__all__ = ["BOND_LIMIT", "CA_STEP", "FORMATS", "find_structures", "parse_chains", "read_atoms", "structure_format"]
+__all__ = [
+    "BOND_LIMIT",
+    "CA_STEP",
+    "FORMATS",
+    "Contents",
+    "find_structures",
+    "parse_chains",
+    "read_atoms",
+    "structure_format",
+]
 
 logger = logging.getLogger("structok")
 
@@ -30,6 +41,21 @@ _JUMP = 100  # numbering jumps beyond this are renumberings (fusions, linkers), 
 FORMATS = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
 
 Letters = dict[tuple[str, int], str]  # (entity, sequence number) -> one letter
+_BACKBONE = ("N", "CA", "C", "O")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """First model of a file, without most atoms that are not N, CA, C or O.
+
+    `letters` are those of the full sequences (mmCIF only), `resolution` is in Å, and `predicted` tells files of
+    structure prediction, whose B-factors hold the pLDDT.
+    """
+
+    atoms: AtomArray
+    letters: Letters = field(default_factory=dict)
+    resolution: float | None = None
+    predicted: bool = False
 
 
 def find_structures(folder: str | os.PathLike[str]) -> list[Path]:
@@ -42,8 +68,8 @@ def structure_format(name: str) -> str | None:
     return FORMATS.get(Path(name.lower().removesuffix(".gz")).suffix)
 
 
-def read_atoms(source: Any, format: str | None, label: str) -> tuple[AtomArray, Letters]:
-    """First model of a file as biotite atoms, and the letters of its full sequences (mmCIF only)."""
+def read_atoms(source: Any, format: str | None, label: str) -> Contents:
+    """Parse a file: a path or a binary file object; `format` None goes by the label's suffix, else the content."""
     try:
         content = Path(source).read_bytes() if isinstance(source, (str, os.PathLike)) else source.read()
         if content[:2] == b"\x1f\x8b":
@@ -58,13 +84,13 @@ def read_atoms(source: Any, format: str | None, label: str) -> tuple[AtomArray, 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # biotite's notes on guessed elements and fallback columns
-            atoms, letters = _parse(content, kind)
+            contents = _parse(content, kind)
     except Exception as error:  # biotite raises many kinds of errors on broken files
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise InputError(f"{label}: not a {kind} file, or a broken one ({reason})") from None
-    if not len(atoms):
+    if not len(contents.atoms):
         raise InputError(f"{label}: no atoms found; is it a {kind} file?")
-    return atoms, letters
+    return contents
 
 
 def _sniff(content: bytes) -> str:
@@ -74,29 +100,26 @@ def _sniff(content: bytes) -> str:
     return "cif" if head.startswith(("data_", "#", "loop_")) else "pdb"
 
 
-def _parse(content: bytes, kind: str) -> tuple[AtomArray, Letters]:
-    from biotite.structure.io import pdb, pdbx
-
+def _parse(content: bytes, kind: str) -> Contents:
     if kind == "pdb":
-        # remarks may hold any encoding; coordinates are ASCII
-        lines = [_fill_blank_columns(line) for line in content.decode("utf-8", errors="replace").splitlines()]
-        if not any(line.startswith(("ATOM", "HETATM")) for line in lines):
-            raise ValueError("it has no ATOM lines")
-        parsed = pdb.PDBFile.read(io.StringIO("\n".join(lines)))
-        return parsed.get_structure(model=1, altloc="occupancy", extra_fields=["occupancy"]), {}
+        return _parse_pdb(content)
     if kind not in ("cif", "bcif"):
         raise ValueError(f"unknown format {kind!r}; pdb, cif or bcif")
+    from biotite.structure.io import pdbx
+
     file: Any
     if kind == "cif":
         text = content.decode("utf-8")
         if _cut_off(text):
             raise ValueError("it is cut off at the end")
-        file = pdbx.CIFFile.read(io.StringIO(text))
+        file = pdbx.CIFFile.read(io.StringIO(_backbone_rows(text)))
     else:
         file = pdbx.BinaryCIFFile.read(io.BytesIO(content))
     block = file.block
-    wanted = ["occupancy", "label_seq_id", "label_entity_id"]
-    fields = [f for f in wanted if f in block["atom_site"]]
+    if "atom_site" not in block:
+        raise ValueError("it has no atoms")
+    wanted = ["occupancy", "b_factor", "label_seq_id", "label_entity_id"]
+    fields = [f for f in wanted if ("B_iso_or_equiv" if f == "b_factor" else f) in block["atom_site"]]
     altloc = "occupancy" if "occupancy" in fields else "first"
     atoms = pdbx.get_structure(file, model=1, altloc=altloc, extra_fields=fields)
     letters: Letters = {}
@@ -104,7 +127,71 @@ def _parse(content: bytes, kind: str) -> tuple[AtomArray, Letters]:
         table = block["entity_poly_seq"]
         for entity, number, residue in zip(*(table[c].as_array(str) for c in ("entity_id", "num", "mon_id"))):
             letters[entity, int(number)] = _letter(residue)
-    return atoms, letters
+    resolutions = (
+        _positive(block[category][column].as_array(str)[0])
+        for category, column in (("refine", "ls_d_res_high"), ("em_3d_reconstruction", "resolution"))
+        if category in block and column in block[category]
+    )
+    predicted = "ma_qa_metric" in block or "ma_qa_metric_global" in block
+    return Contents(atoms, letters, next(filter(None, resolutions), None), predicted)
+
+
+def _parse_pdb(content: bytes) -> Contents:
+    from biotite.structure.io import pdb
+
+    # remarks may hold any encoding; coordinates are ASCII
+    lines: list[str] = []
+    resolution, title, chain, experiment = None, "", "", False
+    for line in content.decode("utf-8", errors="replace").splitlines():
+        if line.startswith(("ATOM", "HETATM")):
+            if line[12:16].strip() in _BACKBONE or line[21:22] != chain:  # at least one atom of every chain
+                lines.append(_fill_blank_columns(line))
+                chain = line[21:22]
+            continue
+        lines.append(line)
+        if line.startswith("REMARK   2 RESOLUTION."):
+            resolution = _positive(line[23:30])
+        elif line.startswith(("TITLE", "HEADER")):
+            title += line[10:].upper()
+        experiment |= line.startswith("EXPDTA")
+    if not chain:
+        raise ValueError("it has no ATOM lines")
+    parsed = pdb.PDBFile.read(io.StringIO("\n".join(lines)))
+    try:
+        atoms = parsed.get_structure(model=1, altloc="occupancy", extra_fields=["occupancy", "b_factor"])
+    except ValueError:  # B-factors that overflow their columns
+        atoms = parsed.get_structure(model=1, altloc="occupancy", extra_fields=["occupancy"])
+    return Contents(atoms, resolution=resolution, predicted="PREDICTION" in title and not experiment)
+
+
+def _positive(text: str) -> float | None:
+    try:
+        return float(text) if float(text) > 0 else None
+    except ValueError:  # '?', '.', 'NOT APPLICABLE'
+        return None
+
+
+def _backbone_rows(text: str) -> str:
+    """The mmCIF without the atom rows that are not needed: most of the time goes into splitting them."""
+    start = text.find("\n_atom_site.") + 1
+    lines = text[start:].split("\n")
+    columns: list[str] = []
+    while len(columns) < len(lines) and lines[len(columns)].startswith("_atom_site."):
+        columns.append(lines[len(columns)].split(".", 1)[1].strip())
+    first = lines[len(columns)].split() if len(columns) < len(lines) else []
+    if len(first) < len(columns) or not {"label_atom_id", "label_asym_id"} <= set(columns):
+        return text  # no atoms, or rows of several lines
+    name, asym = columns.index("label_atom_id"), columns.index("label_asym_id")
+    last = max(name, asym) + 1
+    kept, chain = lines[: len(columns)], ""
+    for row in lines[len(columns) :]:
+        if row.startswith(("ATOM", "HETATM")):
+            values = row.split(None, last)
+            if len(values) > last and values[name] not in _BACKBONE and values[asym] == chain:
+                continue
+            chain = values[asym] if len(values) > last else chain
+        kept.append(row)
+    return text[:start] + "\n".join(kept)
 
 
 def _fill_blank_columns(line: str) -> str:
@@ -123,6 +210,7 @@ def _cut_off(text: str) -> bool:
     return "#" in (line.strip() for line in marks) and not marks[-1].startswith("#")
 
 
+@cache
 def _letter(residue: str) -> str:
     from biotite.structure.info import one_letter_code
 
@@ -152,20 +240,22 @@ def parse_chains(atoms: AtomArray, letters: Letters, chain: str | None, label: s
 def _chain(atoms: AtomArray, letters: Letters, chain_id: str, label: str) -> dict[str, Any] | str:
     """Fields of one chain, or why it is not a protein backbone."""
     from biotite.structure import get_residue_starts
-    from biotite.structure.info import amino_acid_names
 
     starts = get_residue_starts(atoms)
     owner = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(atoms)]))
     coords = np.full((len(starts), 4, 3), np.nan, dtype=np.float32)
     present = np.zeros((len(starts), 4), dtype=bool)
-    for column, atom_name in enumerate(("N", "CA", "C", "O")):
+    b_factors = np.full(len(starts), np.nan, dtype=np.float32)
+    for column, atom_name in enumerate(_BACKBONE):
         # reversed, so that the first of several atoms of one name counts
         where = np.flatnonzero((atoms.atom_name == atom_name) & (atoms.element != "CA"))[::-1]
         coords[owner[where], column] = atoms.coord[where]
         present[owner[where], column] = True
+        if atom_name == "CA" and "b_factor" in atoms.get_annotation_categories():
+            b_factors[owner[where]] = atoms.b_factor[where]
     names = atoms.res_name[starts]
     whole: np.ndarray = np.all(present[:, :3], axis=1)
-    amino = np.isin(names, list(amino_acid_names()))
+    amino = np.array([_is_amino(name) for name in names.tolist()])
     residue = whole | (amino & present[:, 1])
     if not residue.any():
         return "no amino acids"
@@ -183,7 +273,14 @@ def _chain(atoms: AtomArray, letters: Letters, chain_id: str, label: str) -> dic
         )
     coords[~whole] = np.nan
     places = None if number is None else number[kept]
-    return _with_gaps(atoms, starts[kept], coords[kept], places, letters, chain_id)
+    return _with_gaps(atoms, starts[kept], coords[kept], b_factors[kept], places, letters, chain_id)
+
+
+@cache
+def _is_amino(residue: str) -> bool:
+    from biotite.structure.info import amino_acid_names
+
+    return residue in amino_acid_names()
 
 
 def _sequence_numbers(atoms: AtomArray, starts: np.ndarray) -> np.ndarray | None:
@@ -207,17 +304,14 @@ def _loose(coords: np.ndarray, residue: np.ndarray, hetero: np.ndarray) -> np.nd
 
 def _one_per_position(atoms: AtomArray, starts: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Of adjacent residues with one number (microheterogeneity), the one with the highest occupancy."""
-    has_occupancy = "occupancy" in atoms.get_annotation_categories()
+    occupancy = atoms.occupancy[starts] if "occupancy" in atoms.get_annotation_categories() else np.ones(len(starts))
+    number, code = atoms.res_id[starts], atoms.ins_code[starts]
     chosen: list[int] = []
-    for i in kept:
-        first, last = starts[i], starts[chosen[-1]] if chosen else None
-        same = last is not None and (atoms.res_id[first], atoms.ins_code[first]) == (
-            atoms.res_id[last],
-            atoms.ins_code[last],
-        )
-        if not same:
+    repeats = np.r_[False, (number[kept[1:]] == number[kept[:-1]]) & (code[kept[1:]] == code[kept[:-1]])]
+    for i, repeat in zip(kept.tolist(), repeats.tolist()):
+        if not repeat:
             chosen.append(i)
-        elif has_occupancy and atoms.occupancy[first] > atoms.occupancy[last]:
+        elif occupancy[i] > occupancy[chosen[-1]]:
             chosen[-1] = i
     return np.array(chosen, dtype=int)
 
@@ -226,41 +320,45 @@ def _with_gaps(
     atoms: AtomArray,
     starts: np.ndarray,
     coords: np.ndarray,
+    b_factors: np.ndarray,
     places: np.ndarray | None,
     letters: Letters,
     chain_id: str,
 ) -> dict[str, Any]:
     """Add a slot for each residue that is missing between two others; `places` are mmCIF sequence numbers."""
-    res_id, ins_code = atoms.res_id[starts], atoms.ins_code[starts]
+    res_id, ins_code = atoms.res_id[starts].tolist(), atoms.ins_code[starts].tolist()
+    names = atoms.res_name[starts].tolist()
     entity = str(atoms.label_entity_id[starts[0]]) if "label_entity_id" in atoms.get_annotation_categories() else ""
+    bonded = np.linalg.norm(coords[1:, 0] - coords[:-1, 2], axis=-1) < BOND_LIMIT
+    bonded = np.r_[True, bonded].tolist()  # nothing is missing before the first
     rows: list[int] = []  # index into `coords`, -1 for an added slot
-    sequence, ids = "", []
+    sequence: list[str] = []
+    ids: list[str] = []
     for i in range(len(starts)):
-        if i:
-            step = int(res_id[i] - res_id[i - 1])
+        if not bonded[i]:
+            step = res_id[i] - res_id[i - 1]
             n = _missing(coords[i - 1], coords[i], step if places is None else int(places[i] - places[i - 1]))
             for k in range(1, n + 1):
                 rows.append(-1)
                 place = 0 if places is None else int(places[i - 1]) + k
-                sequence += letters.get((entity, place), "X")
+                sequence.append(letters.get((entity, place), "X"))
                 ids.append(str(res_id[i - 1] + k) if n == step - 1 else f"{res_id[i - 1]}{ins_code[i - 1]}+{k}")
         rows.append(i)
-        sequence += _letter(atoms.res_name[starts[i]])
+        sequence.append(_letter(names[i]))
         ids.append(f"{res_id[i]}{ins_code[i]}")
     padded = np.concatenate([coords, np.full((1, 4, 3), np.nan, dtype=np.float32)])[rows]
     return {
         "coords": padded[:, :3],
         "oxygen": padded[:, 3],
-        "sequence": sequence,
+        "b_factors": np.r_[b_factors, np.float32(np.nan)][rows],
+        "sequence": "".join(sequence),
         "chain_id": chain_id,
         "residue_ids": ids,
     }
 
 
 def _missing(before: np.ndarray, after: np.ndarray, step: int) -> int:
-    """Slots to add between two residues whose numbers differ by `step`."""
-    if np.linalg.norm(after[0] - before[2]) < BOND_LIMIT:
-        return 0
+    """Slots to add between two residues that are not bonded and whose numbers differ by `step`."""
     explained = step - 1 if 1 <= step <= _JUMP else 0
     distance = float(np.linalg.norm(after[1] - before[1]))
     if not math.isfinite(distance):  # one of the two is incomplete: only the numbers can tell

@@ -41,6 +41,7 @@ class Backbone:
     chain_id : chain id of the file's author
     residue_ids : number and insertion code per slot, such as '52' or '52A'; default '1', '2', ...
     oxygen : array, shape=(L, 3), carbonyl O in Å where it was read; it is kept but not coded
+    b_factors : array, shape=(L,), of each CA where they were read; the pLDDT of predicted structures
     name : name of the structure
 
     Attributes
@@ -62,6 +63,7 @@ class Backbone:
         residue_ids: Sequence[str | int] | None = None,
         *,
         oxygen: Float[np.ndarray, "l 3"] | None = None,
+        b_factors: Float[np.ndarray, " l"] | None = None,
         name: str = "",
     ) -> None:
         if isinstance(coords, torch.Tensor):
@@ -82,11 +84,13 @@ class Backbone:
         ids = range(1, len(array) + 1) if residue_ids is None else residue_ids
         self.residue_ids = [str(i) for i in ids]
         self.oxygen = None if oxygen is None else np.asarray(oxygen, dtype=np.float32)
+        self.b_factors = None if b_factors is None else np.asarray(b_factors, dtype=np.float32)
         self.name = name
         for what, value in (
             ("sequence", self.sequence),
             ("residue_ids", self.residue_ids),
             ("oxygen", self.oxygen),
+            ("b_factors", self.b_factors),
         ):
             if value is not None and len(value) != len(array):
                 raise InputError(f"chain {chain_id}: {len(array)} residues but {len(value)} entries in {what!r}")
@@ -158,8 +162,8 @@ def read_structure(
     """
     label = str(source) if isinstance(source, (str, os.PathLike)) else "stdin"
     stem = name if name is not None else ("stdin" if label == "stdin" else Path(label).name.split(".")[0])
-    atoms, letters = read_atoms(source, format, label)
-    return [Backbone(**fields, name=stem) for fields in parse_chains(atoms, letters, chain, label)]
+    contents = read_atoms(source, format, label)
+    return [Backbone(**fields, name=stem) for fields in parse_chains(contents.atoms, contents.letters, chain, label)]
 
 
 def write_structure(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from structok.errors import TokensError
+from structok.errors import InputError, TokensError
 from structok.protein.structure import Backbone
 from structok.tokens import Tokens
 
-__all__ = ["backbone_of", "check_codes", "tokens_of"]
+__all__ = ["backbone_of", "check_codes", "search_weights", "tokens_of"]
 
 
 def tokens_of(chain: Backbone, codes: Int[np.ndarray, " l"], model: str) -> Tokens:
@@ -31,6 +34,24 @@ def backbone_of(tokens: Tokens, coords: Float[np.ndarray, "l 3 3"]) -> Backbone:
     coords = np.where(tokens.mask[:, None, None], coords, np.nan)
     chain_id = "A" if tokens.chain is None else tokens.chain
     return Backbone(coords, tokens.sequence, chain_id, tokens.residue_ids, name=tokens.id)
+
+
+def search_weights(config: Any, latent_weight: float | None, rate_weight: float | None) -> tuple[float, float]:
+    """λ and μ of a search: what was asked for, else the checkpoint's defaults.
+
+    Raises
+    ------
+    InputError
+        If one is out of range, or the checkpoint has no prior to count bits with.
+    """
+    pull = config.latent_weight if latent_weight is None else latent_weight
+    rate = config.rate_weight if rate_weight is None else rate_weight
+    for name, value in (("latent_weight", pull), ("rate_weight", rate)):
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} must be at least 0 and finite, not {value}")
+    if rate and not config.groups:
+        raise InputError("this checkpoint has no prior, so rate_weight must be 0")
+    return pull, rate
 
 
 def check_codes(tokens: Tokens, model: str, codebook_size: int, *, missing: int | None = None) -> None:

@@ -1,14 +1,11 @@
 """The fused kernel, run by Triton's interpreter on CPU tensors (compiled where there is a GPU), is exact too."""
 
-import os
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton")
 
 from hypothesis import given, settings

@@ -1,6 +1,7 @@
 """chain-vq: accuracy on real data it never saw, invariance, batches, gaps, limits and golden codes."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 import structok
 from structok import StructokError, metrics
-from structok.protein.chain_model import chain_steps
+from structok.geometry import apply, backbone_frames, invert
+from structok.protein import chain_model, chain_search
+from structok.protein.chain_model import ChainModel, chain_steps
 from structok.zoo import resolve
 from train.data import load_backbones
 
@@ -186,3 +189,141 @@ def test_validation_clusters_were_not_trained_on(shared):
         record = json.loads((resolve(name) / "training.json").read_text())
         assert len(record["training_clusters"]) > 1000 and not held_out & set(record["training_clusters"])
         assert set(record["training_chains"]) == {n for n, s in zip(data.names, data.split) if s == 0}
+
+
+class Tiny:
+    """Four real steps, random latent vectors for them, a chain of five residues and latents for it."""
+
+    def __init__(self, steps, seed, missing=None, broken=None):
+        generator = torch.Generator().manual_seed(seed)
+        self.steps = steps[torch.randperm(3000, generator=generator)[:4]]
+        self.vectors = torch.randn(4, 2, generator=generator)
+        self.model = ChainModel(self.steps, vectors=self.vectors)
+        self.chain = ChainModel(steps).decode(torch.randint(0, 3000, (5,), generator=generator)).float()
+        self.latents = torch.randn(5, 2, generator=generator)
+        self.linked = [False] + [True] * 4
+        if broken is not None:
+            self.chain[broken:, :, 0] += 9
+            self.linked[broken] = False
+        if missing is not None:
+            self.chain[missing] = torch.nan
+            self.linked[missing] = self.linked[missing + 1] = False
+
+    def best(self, latents, vectors, weight):
+        """Codes of least cost among all 4⁴ ways to place residues 1 to 4, from the search's own start."""
+        seen = self.chain.isfinite().all(-1).all(-1)
+        full = chain_model.fill_missing(self.chain, seen, self.steps)
+        start = chain_model._start(full[None], torch.ones(1, 5, dtype=torch.bool))[0]
+        steps, transforms = self.steps.double(), backbone_frames(self.steps.double())
+
+        def cost(codes):
+            frame, total = start, 0.0
+            for i, code in enumerate(codes, 1):
+                miss = (apply(frame, steps[code]) - full[i]).square().sum()
+                total += miss if seen[i] else 0.02 * miss
+                if self.linked[i]:
+                    total += weight * (latents[i] - vectors[code]).double().square().sum()
+                frame = frame @ transforms[code]
+            return float(total)
+
+        return min(product(range(4), repeat=4), key=cost)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 30.0])
+@pytest.mark.parametrize("options", [{}, {"missing": 2}, {"broken": 3}])
+def test_the_cost_with_latents_is_the_least_of_all_codes(chain_vq, options, weight):
+    answers = set()
+    for seed in range(4):
+        tiny = Tiny(chain_vq.model.bonded.float(), seed, **options)
+        found = tiny.model.encode([tiny.chain], [tiny.latents], latent_weight=weight, beam=256)[0]
+        assert tuple(found[1:].tolist()) == tiny.best(tiny.latents, tiny.vectors, weight)
+        # without vectors, the latents are the chain's own true steps
+        model, own = ChainModel(tiny.steps), chain_steps(tiny.chain.double()).flatten(1)
+        found = model.encode([tiny.chain], latent_weight=weight, beam=256)[0]
+        best = tiny.best(torch.cat([own[:1], own]), tiny.steps.flatten(1), weight)
+        assert tuple(found[1:].tolist()) == best
+        answers.add(best)
+    assert len(answers) > 1
+
+
+def test_latents_of_the_first_residue_missing_latents_and_open_loop(chain_vq):
+    tiny = Tiny(chain_vq.model.bonded.float(), 7)
+    inner = apply(invert(backbone_frames(tiny.chain[:1])), tiny.chain[:1]).flatten(1)
+    near = (tiny.model.inner - inner).square().sum(1)
+    far = (tiny.vectors - tiny.latents[0]).square().sum(1)
+    [codes] = tiny.model.encode([tiny.chain], [tiny.latents], latent_weight=0.5, beam=8)
+    assert codes[0] == (near + 0.5 * far).argmin()
+    nothing = torch.full((5, 2), torch.nan)
+    [free], [without] = (
+        tiny.model.encode([tiny.chain], [nothing], latent_weight=0.5, beam=8),
+        tiny.model.encode([tiny.chain], latent_weight=0.0, beam=8),
+    )
+    assert torch.equal(free, without) and free[0] == near.argmin()
+    some = tiny.latents.clone()
+    some[3] = torch.nan
+    [opened] = tiny.model.encode([tiny.chain], [some], beam=None)
+    expected = torch.cdist(tiny.latents, tiny.vectors).argmin(1)
+    expected[3] = ChainModel(tiny.steps).encode([tiny.chain], beam=None)[0][3]
+    assert torch.equal(opened, expected)
+    with pytest.raises(ValueError, match="need latents"):
+        tiny.model.encode([tiny.chain], latent_weight=0.5, beam=8)
+
+
+def test_latent_weight_trades_the_rebuilt_chain_for_the_true_steps(validation, chain_vq):
+    chains = validation[0][:8]
+    opened = chain_vq.encode_batch(chains, closed_loop=False)
+    errors, shares = [], []
+    for weight in (0.0, 1.0, 16.0):
+        tokens = chain_vq.encode_batch(chains, latent_weight=weight, beam=4)
+        errors.append(np.mean([metrics.rmsd(x, y) for x, y in zip(chain_vq.decode_batch(tokens), chains)]))
+        shares.append(np.mean([(a.codes[1:] == b.codes[1:]).mean() for a, b in zip(tokens, opened)]))
+    assert errors == sorted(errors) and shares == sorted(shares) and shares[0] < 0.15 < shares[1] < 0.3 < shares[2]
+
+
+def test_codes_with_latents_are_the_same_in_any_batch(chain, chain_vq):
+    chains = [chain.coords[:n] for n in (70, 12, 33)]
+    alone = [chain_vq.encode(c, latent_weight=0.7, beam=4).codes for c in chains]
+    together = chain_vq.encode_batch(chains, latent_weight=0.7, beam=4)
+    assert all(np.array_equal(a, b.codes) for a, b in zip(alone, together))
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_refuses_a_latent_weight_out_of_range(chain, chain_vq, weight):
+    with pytest.raises(StructokError, match="latent_weight"):
+        chain_vq.encode(chain, latent_weight=weight)
+
+
+def exhaustive_beam(model, coords, weight, beam):
+    """Beam search in float64 that measures every code for every hypothesis; complete chains without breaks."""
+    frames = chain_model._start(coords[None], torch.ones(1, len(coords), dtype=torch.bool))
+    steps, own = model.steps.flatten(1), chain_steps(coords).flatten(1).float().double()
+    cost, paths = torch.zeros(1, dtype=torch.float64), torch.empty(1, 0, dtype=torch.long)
+    for i in range(1, len(coords)):
+        goal = apply(invert(frames), coords[i].expand(len(frames), 3, 3)).flatten(1)
+        error = torch.cdist(goal, steps, compute_mode="donot_use_mm_for_euclid_dist").square()
+        error = error + weight * (own[i - 1] - steps).square().sum(1)
+        cost, at = (cost[:, None] + error).flatten().topk(beam, largest=False)
+        parent, code = at // len(steps), at % len(steps)
+        frames = frames[parent] @ model.transforms[code]
+        paths = torch.cat([paths[parent], code[:, None]], 1)
+    return paths[cost.argmin()]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+@pytest.mark.parametrize("size", [24, chain_search._NEAR])
+def test_neighbourhoods_change_no_code_of_an_exhaustive_float64_search(validation, chain_vq, monkeypatch, size, weight):
+    """Small neighbourhoods nearly always leave out a useful code, large ones hardly ever; both must be noticed."""
+    monkeypatch.setattr(chain_search, "_NEAR", size)
+    model = ChainModel(chain_vq.model.steps.float(), chain_vq.config.n_break)
+    whole, best = [], chain_search.ChainSearch._best
+    monkeypatch.setattr(
+        chain_search.ChainSearch,
+        "_best",
+        lambda self, slot, keep: whole.append(len(slot.cost)) or best(self, slot, keep),
+    )
+    chains = [torch.from_numpy(x[5:36]).double() for x in validation[0][:8]]
+    codes = model.encode(chains, latent_weight=weight, beam=8)
+    for found, coords in zip(codes, chains):
+        assert torch.equal(found[1:], exhaustive_beam(model, coords, weight, 8))
+    share = sum(whole) / (30 * len(chains))
+    assert share > 0.9 if size == 24 else share < 0.4

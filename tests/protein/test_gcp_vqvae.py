@@ -15,11 +15,12 @@ from structok import Backbone, load
 from structok.errors import CheckpointError, InputError, StructokError, TokensError
 from structok.geometry import apply, kabsch, rigid
 from structok.metrics import rmsd
+from structok.protein.chain_model import chain_steps
 from structok.protein.convert import convert
 from structok.protein.decoder import backbone, chain_frames, frames_from_numbers
 from structok.protein.features import RESIDUES, build_graph
 from structok.protein.losses import aligned_mse, backbone_distance, window_fape
-from structok.protein.model import PRESETS, GCPVQVAEConfig, GCPVQVAEModel
+from structok.protein.model import PRESETS, GCPVQVAEConfig, GCPVQVAEModel, StepFeatures
 from structok.protein.tokenizer import GCPVQVAE
 from structok.tokens import Tokens
 
@@ -257,26 +258,72 @@ def test_closed_loop_repairs_what_open_loop_cannot(stepper):
     tokens = stepper.encode_batch(chains, closed_loop=True, beam=32, batch_size=3)
     assert tokens == [stepper.encode(c, closed_loop=True, beam=32) for c in chains]
     for chain, token in zip(chains, tokens):
-        assert np.array_equal(token.codes >= 0, chain.mask)
-    assert rmsd(stepper.decode(tokens[0]), chains[0]) < 0.4
+        assert (token.codes >= 0).all() and np.array_equal(token.mask, chain.mask)
+        assert np.array_equal(stepper.decode(token).mask, chain.mask)
+    for chain, token in zip(chains[:2], tokens):  # the second through its gap
+        assert rmsd(stepper.decode(token), chain) < 0.5
     assert rmsd(stepper.decode(stepper.encode(chains[0])), chains[0]) > 2
 
 
 def test_closed_loop_finds_the_codes_of_its_own_chain(stepper):
     codes = np.random.default_rng(0).integers(0, 128, 50).astype(np.int32)
+    codes[-1] = codes[-2]  # the last slot places nothing
     chain = stepper.decode(Tokens(codes))
-    again = stepper.encode(chain, closed_loop=True)
-    assert np.array_equal(again.codes[:-1], codes[:-1])
+    for weight in (0.0, 1.0):
+        assert np.array_equal(stepper.encode(chain, closed_loop=True, latent_weight=weight).codes, codes)
 
 
 def test_latent_weight_leads_to_open_loop(stepper):
-    chain, config = random_chain(40, seed=3), stepper.config
+    chain = random_chain(40, seed=3)
     opened = stepper.encode(chain).codes
-    stepper.config = dataclasses.replace(config, latent_weight=1e9)
-    heavy = stepper.encode(chain, closed_loop=True).codes
-    stepper.config = config
-    assert np.array_equal(heavy, opened)
-    assert not np.array_equal(stepper.encode(chain, closed_loop=True).codes, opened)
+    shares = [
+        np.mean(stepper.encode(chain, closed_loop=True, latent_weight=w).codes == opened) for w in (0.0, 1.0, 1e9)
+    ]
+    assert shares[0] < shares[1] < shares[2] == 1
+    with pytest.raises(InputError, match="at least 0"):
+        stepper.encode(chain, closed_loop=True, latent_weight=-1)
+
+
+def test_codes_place_the_next_residue(stepper):
+    codes = np.array([5, 17, 99, 99], dtype=np.int32)
+    back = torch.from_numpy(stepper.decode(Tokens(codes)).coords)
+    torch.testing.assert_close(chain_steps(back), stepper.model.steps()[codes[:-1]].float(), atol=1e-4, rtol=0)
+
+
+def test_step_features_resolve_near_poses_alike_and_set_far_ones_apart():
+    torch.manual_seed(0)
+    features = StepFeatures(64)
+    pose = torch.cat([torch.randn(200, 3), torch.eye(3).flatten().expand(200, 9), torch.ones(200, 1)], 1)
+    moved = pose.clone()
+    moved[:, 0] += 0.1
+    near = (features(moved) - features(pose)).norm(dim=1)
+    # 32 frequencies of deviation 1 / BANDWIDTH turn 0.1 Å into this on average
+    torch.testing.assert_close(near.mean(), torch.tensor(0.1 * 32**0.5 / features.BANDWIDTH), rtol=0.3, atol=0)
+    moved[:, 0] += 20
+    assert (features(moved) - features(pose)).norm(dim=1).min() > 10 * near.mean()
+    pose[0, 12] = 0
+    assert (features(pose)[0] == 0).all()
+
+
+def test_next_step_reaches_the_latents_and_is_invariant():
+    torch.manual_seed(0)
+    model = GCPVQVAEModel(
+        dataclasses.replace(TINY, head="chained", decoder_depth=0, next_step=True, local_frames=True)
+    ).double()
+    chain = random_chain(20, gaps=(7,))
+    x = torch.from_numpy(chain.coords).double()[None]
+    mask, types = torch.from_numpy(chain.mask)[None], torch.zeros(1, 20, dtype=torch.long)
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    turn = turn * turn.det()
+    latents, turned, mirrored = (
+        model.encode(model.graph(y, mask, types), mask) for y in (x, x @ turn.T + 5, x * x.new_tensor([1.0, 1.0, -1.0]))
+    )
+    torch.testing.assert_close(latents[mask], turned[mask])
+    assert (latents - mirrored)[mask].norm(dim=1)[:-1].median() > 0.1
+    graph = model.graph(x, mask, types)
+    alone = model.encode_steps(graph, mask)
+    torch.testing.assert_close(alone[mask], latents[mask])  # GCPNet's part starts from nothing
+    assert (alone[0, [6, 7, 19]] == 0).all()  # before the gap, in it, and at the end
 
 
 def test_closed_loop_by_default_needs_local_steps():

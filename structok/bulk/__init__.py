@@ -1,0 +1,1 @@
+"""Tokens of very many structures: worker processes or a Ray cluster, a folder of shards, resumed where it stopped."""

@@ -1,0 +1,190 @@
+"""What a worker does: the structures of one task to tokens, written as one shard or handed back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from structok.data.sources import Unit
+from structok.errors import InputError, StructokError
+from structok.inputs import Item, read_units, singles, weight
+from structok.tokens import Tokens
+
+__all__ = ["Failure", "Outcome", "Settings", "Task", "Worker", "chunks"]
+
+_DIED = "its worker process died; a crash, or out of memory?"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the tokens of a structure, besides the structure.
+
+    `threads` 0 leaves torch as it is.
+    """
+
+    model: str | None = None
+    device: str = "cpu"
+    chain: str | None = None
+    add_hs: bool = False
+    closed_loop: bool | None = None
+    beam: int | None = None
+    batch_size: int = 32
+    format: str = "parquet"
+    strict: bool = False
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """Inputs that are worked on together.
+
+    Parameters
+    ----------
+    number : counts from 0; the number of the shard
+    units : its inputs
+    shard : file to write; None hands the tokens back
+    dead : sources on which a worker died, to be reported and left out
+    probe : only see whether a worker survives it
+    """
+
+    number: int
+    units: tuple[Unit, ...]
+    shard: Path | None = None
+    dead: frozenset[str] = frozenset()
+    probe: bool = False
+
+    def __len__(self) -> int:
+        return sum(map(weight, self.units))
+
+    def probes(self) -> Iterator[Task]:
+        """A task for each input."""
+        return (replace(self, number=i, units=(u,), probe=True) for i, u in enumerate(singles(self.units)))
+
+
+Failure = tuple[str, str]  # source, reason
+
+
+@dataclass
+class Outcome:
+    """What came of a task: how many chains or molecules, and every input that failed, with the reason."""
+
+    inputs: int
+    rows: int = 0
+    size: int = 0  # bytes of the shard
+    failures: list[Failure] = field(default_factory=list)
+    tokens: list[Tokens] = field(default_factory=list)  # unless they went into a shard
+
+
+class _Notes:
+    """Collects failures."""
+
+    def __init__(self, strict: bool) -> None:
+        self.strict, self.failures = strict, list[Failure]()
+
+    def error(self, error: StructokError, source: str = "") -> None:
+        if self.strict:
+            raise error
+        self.failures.append((source, " ".join(str(error).split()).removeprefix(f"{source}: ")))
+
+
+class Worker:
+    """Runs tasks with a model of its own, loaded when the first task needs it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._zoo: Any = None
+
+    def run(self, task: Task) -> Outcome:
+        """Tokens of a task.
+
+        Raises
+        ------
+        StructokError
+            If the model cannot be loaded, the shard cannot be written, or with `strict` an input fails.
+        """
+        notes = _Notes(self.settings.strict)
+        units: Iterable[Unit] = task.units
+        if task.dead:
+            units = list(singles(task.units))
+            for unit in units:
+                if unit.source in task.dead:
+                    notes.error(InputError(_DIED), unit.source)
+            units = [unit for unit in units if unit.source not in task.dead]
+        encoded = self._encode(units, notes)
+        outcome = Outcome(len(task), failures=notes.failures)
+        if task.probe:
+            outcome.rows = sum(1 for _ in encoded)
+        elif task.shard is None:
+            outcome.tokens = [tokens for _, tokens in encoded]
+            outcome.rows = len(outcome.tokens)
+        else:
+            outcome.rows, outcome.size = write_shard(task.shard, self.settings.format, encoded)
+        return outcome
+
+    def _encode(self, units: Iterable[Unit], notes: _Notes) -> Iterator[tuple[Item, Tokens]]:
+        from structok.jobs import Zoo, encode_items
+
+        settings = self.settings
+        if self._zoo is None:
+            if settings.threads:
+                import torch
+
+                torch.set_num_threads(settings.threads)
+            self._zoo = Zoo(settings.model, settings.device)
+        return encode_items(
+            read_units(units, notes, chain=settings.chain, add_hs=settings.add_hs),
+            self._zoo,
+            notes,
+            batch_size=settings.batch_size,
+            closed_loop=settings.closed_loop,
+            beam=settings.beam,
+            eager=False,
+        )
+
+
+class _EmptyShard(Exception):
+    pass
+
+
+def write_shard(path: Path, format: str, encoded: Iterable[tuple[Item, Tokens]]) -> tuple[int, int]:
+    """Write tokens with their sources; number of rows and bytes. Without rows there is no file."""
+    from structok.files import TokenWriter, open_whole
+
+    rows = 0
+    try:
+        with open_whole(path) as file:
+            writer = TokenWriter(file, format, source=True)
+            for (_, source, _), tokens in encoded:
+                writer.write(tokens, source)
+                rows += 1
+            if not rows:
+                raise _EmptyShard
+            writer.close()
+            os.fsync(file.fileno())
+    except _EmptyShard:
+        return 0, 0
+    return rows, path.stat().st_size
+
+
+def chunks(units: Iterable[Unit], size: int, first: int | None = None) -> Iterator[tuple[Unit, ...]]:
+    """Units in order, `size` inputs at a time; parquet files are cut. `first` starts smaller, then doubles."""
+    most = min(first or size, size)
+    chunk: list[Unit] = []
+    room = most
+    for unit in units:
+        while unit.kind == "rows" and weight(unit) > room:
+            yield (*chunk, replace(unit, size=room))
+            unit = replace(unit, offset=unit.offset + room, size=weight(unit) - room)
+            most = min(2 * most, size)
+            chunk, room = [], most
+        chunk.append(unit)
+        room -= weight(unit)
+        if not room:
+            yield tuple(chunk)
+            most = min(2 * most, size)
+            chunk, room = [], most
+    if chunk:
+        yield tuple(chunk)

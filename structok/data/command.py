@@ -1,0 +1,115 @@
+"""`structok data`: the commands for data sets. Imports nothing heavy by itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Data sets for training.", no_args_is_help=True, rich_markup_mode=None)
+
+_SHOWN = 20  # failures on stderr; the file has them all
+
+
+class Modality(StrEnum):
+    protein = "protein"
+    molecule = "molecule"
+
+
+class Coords(StrEnum):
+    float32 = "float32"
+    int16 = "int16"
+
+
+class Plddt(StrEnum):
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+@app.callback()
+def data() -> None:
+    """Data sets for training."""
+
+
+@app.command()
+def build(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="files, folders, globs, .tar(.gz) archives, foldcomp databases"),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the data set")],
+    modality: Annotated[Modality | None, typer.Option(help="default: that of the first structure")] = None,
+    min_length: Annotated[int | None, typer.Option(help="residues or atoms [25, molecules 1]")] = None,
+    max_length: Annotated[int | None, typer.Option(help="residues or atoms [2048, molecules 1000]")] = None,
+    max_missing: Annotated[float, typer.Option(help="share of a chain's residues that may be missing")] = 0.2,
+    longest_gap: Annotated[int, typer.Option(help="residues that may be missing in a row")] = 15,
+    min_plddt: Annotated[float | None, typer.Option(help="mean pLDDT of predictions, 0 to 100")] = None,
+    max_resolution: Annotated[float | None, typer.Option(help="Å; unknown resolutions pass")] = None,
+    plddt: Annotated[Plddt, typer.Option(help="are B-factors pLDDT? auto: as the files say")] = Plddt.auto,
+    coords: Annotated[Coords, typer.Option(help="int16 is in 0.01 Å about the centre")] = Coords.float32,
+    dedup: Annotated[bool, typer.Option(help="keep the first of equal sequences or SMILES")] = True,
+    clusters: Annotated[
+        Path | None, typer.Option(help="lines cluster<TAB>member; default: MMseqs2 if installed, else equal sequences")
+    ] = None,
+    identity: Annotated[float, typer.Option(help="sequence identity for MMseqs2")] = 0.4,
+    validation: Annotated[float, typer.Option(help="share of clusters for validation")] = 0.05,
+    seed: Annotated[int, typer.Option(help="of the split")] = 0,
+    shard_size: Annotated[int, typer.Option(min=1, help="chains or molecules per shard")] = 8192,
+    add_hs: Annotated[bool, typer.Option("--add-hs", help="add missing hydrogens to molecules")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="discard an existing data set")] = False,
+) -> None:
+    """Structures to parquet shards: filtered, without duplicates, split by cluster, with a data card.
+
+    Proteins from PDB, mmCIF, BinaryCIF and foldcomp, molecules from SDF, MOL and MOL2 (.gz too). Run the same command
+    again after an interruption and it goes on; the result has the same bytes.
+    """
+    from structok.data.build import build
+    from structok.data.options import BuildOptions
+    from structok.data.sources import check_inputs, find_units
+
+    check_inputs(inputs)
+    kind = modality.value if modality else next((u.modality for u in find_units(inputs) if not u.error), "protein")
+    protein = kind == "protein"
+    options = BuildOptions(
+        modality="protein" if protein else "molecule",
+        min_length=min_length if min_length is not None else 25 if protein else 1,
+        max_length=max_length if max_length is not None else 2048 if protein else 1000,
+        max_missing=max_missing,
+        longest_gap=longest_gap,
+        min_plddt=min_plddt,
+        max_resolution=max_resolution,
+        plddt=plddt.value,
+        coords=coords.value,
+        dedup=dedup,
+        clusters=str(clusters) if clusters else None,
+        identity=identity,
+        validation=validation,
+        seed=seed,
+        shard_size=shard_size,
+        add_hs=add_hs,
+    )
+    card = build(inputs, out, options, workers=workers, force=force)
+    counts = card["counts"]
+    print(f"structok: {counts['kept']:,} of {counts['found']:,} kept in {out}, see README.md there", file=sys.stderr)
+    if counts["aside"]:
+        other = "molecule" if protein else "protein"
+        print(f"structok: {counts['aside']:,} of --modality {other} left aside", file=sys.stderr)
+    if counts["failed"]:
+        _show_failures(out / "failures.jsonl", counts["failed"])
+        sys.exit(1)
+
+
+def _show_failures(path: Path, count: int) -> None:
+    with path.open(encoding="utf-8") as file:
+        for _, line in zip(range(_SHOWN), file):
+            failure = json.loads(line)
+            print(f"structok: error: {failure['source']}: {' '.join(failure['reason'].split())}", file=sys.stderr)
+    print(f"structok: {count:,} failed, all of them in {path}", file=sys.stderr)

@@ -1,0 +1,171 @@
+"""Units to rows of a data set: parsed, checked against the filters, with the keys for duplicates and clusters."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from structok.data.options import BuildOptions
+from structok.data.sources import Unit
+from structok.errors import StructokError
+
+if TYPE_CHECKING:
+    from structok.protein.structure import Backbone
+
+__all__ = ["MISSING", "SCALE", "Harvest", "harvest"]
+
+SCALE = 0.01  # Å per unit of int16 coordinates
+MISSING = int(np.iinfo(np.int16).min)  # int16 coordinate of a missing residue
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Harvest:
+    """What came out of some units: rows, how many chains or molecules were dropped and why, and what failed."""
+
+    rows: list[Row] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    aside: int = 0  # units of the other modality
+
+
+def harvest(units: Sequence[Unit], options: BuildOptions) -> Harvest:
+    """Read units; a broken one is noted and the rest goes on."""
+    result = Harvest()
+    for unit in units:
+        if not unit.error and unit.modality != options.modality:
+            result.aside += 1
+            continue
+        try:
+            rows = list(_chains(unit, options) if options.modality == "protein" else _molecules(unit, options))
+        except StructokError as error:
+            result.failures.append((unit.source, str(error).removeprefix(f"{unit.source}: ")))
+            continue
+        except Exception as error:  # nothing that a file may hold stops the rest
+            result.failures.append((unit.source, f"{type(error).__name__}: {error}"))
+            continue
+        for row in rows:
+            if isinstance(row, str):
+                result.dropped[row] += 1
+            else:
+                result.rows.append(row)
+    return result
+
+
+def _chains(unit: Unit, options: BuildOptions) -> Iterator[Row | str]:
+    """Rows of a file's chains, or why a chain is dropped."""
+    from structok.protein.reading import parse_chains, read_atoms
+    from structok.protein.structure import Backbone
+
+    kind = "pdb" if unit.kind in ("fcz", "foldcomp") else unit.kind
+    contents = read_atoms(io.BytesIO(unit.read()), kind, unit.source)
+    predicted = {"auto": contents.predicted, "always": True, "never": False}[options.plddt]
+    resolution = contents.resolution
+    for fields in parse_chains(contents.atoms, contents.letters, None, unit.source):
+        chain = Backbone(**fields)
+        plddt = chain.b_factors if predicted else None
+        mean = None if plddt is None else float(np.nanmean(plddt[chain.mask]))
+        coords = _stored(chain.coords, chain.coords[chain.mask, 1].mean(0), options)
+        if reason := _unfit(chain, mean, resolution, options) or (None if coords else "too wide for int16"):
+            yield reason
+            continue
+        # where no letter is known, only the coordinates tell chains apart
+        known = chain.sequence if chain.sequence.strip("X") else chain.coords.tobytes()
+        key = _digest(known)
+        yield {
+            "id": f"{unit.name}_{chain.chain_id}" if chain.chain_id else unit.name,
+            "chain": chain.chain_id,
+            "sequence": chain.sequence,
+            "residue_ids": chain.residue_ids,
+            **coords,
+            "plddt": plddt,
+            "mean_plddt": mean,
+            "resolution": resolution,
+            "length": len(chain),
+            "observed": int(chain.mask.sum()),
+            "source": unit.source,
+            "key": key,
+            "group": key,
+        }
+
+
+def _unfit(chain: Backbone, mean_plddt: float | None, resolution: float | None, options: BuildOptions) -> str | None:
+    """Why a chain is not wanted."""
+    edges = np.flatnonzero(np.diff(np.r_[True, chain.mask, True].astype(np.int8)))
+    longest_gap = int(np.diff(edges)[::2].max(initial=0))
+    if len(chain) < options.min_length:
+        return f"shorter than {options.min_length}"
+    if len(chain) > options.max_length:
+        return f"longer than {options.max_length}"
+    if 1 - chain.mask.mean() > options.max_missing:
+        return f"more than {options.max_missing:.0%} of residues missing"
+    if longest_gap > options.longest_gap:
+        return f"more than {options.longest_gap} residues missing in a row"
+    if options.min_plddt is not None and mean_plddt is not None and mean_plddt < options.min_plddt:
+        return f"mean pLDDT below {options.min_plddt:g}"
+    if options.max_resolution is not None and resolution is not None and resolution > options.max_resolution:
+        return f"resolution worse than {options.max_resolution:g} Å"
+    return None
+
+
+def _stored(coords: Float[np.ndarray, "..."], centre: Float[np.ndarray, " 3"], options: BuildOptions) -> Row:
+    """The columns of the coordinates; empty if they do not fit int16 in units of `SCALE` about `centre`."""
+    if options.coords == "float32":
+        return {"coords": coords.ravel()}
+    scaled = np.rint((coords - centre) / np.float32(SCALE)).ravel()
+    if np.nanmax(np.abs(scaled)) > np.iinfo(np.int16).max:
+        return {}
+    return {"coords": np.where(np.isnan(scaled), MISSING, scaled).astype(np.int16), "centre": centre}
+
+
+def _molecules(unit: Unit, options: BuildOptions) -> Iterator[Row | str]:
+    """The row of a molecule record, or why it is dropped."""
+    from rdkit import Chem
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    from structok.molecule.conformer import prepare
+    from structok.molecule.files import parse_record, record_title
+
+    record = unit.read().decode("utf-8", errors="replace")
+    path, _, number = unit.source.rpartition(", record ")
+    title = record_title(record, unit.kind) or f"{path.split('/')[-1].split('.')[0]}-{number}"
+    mol = parse_record(record, unit.kind, unit.source, options.add_hs)
+    if mol.GetNumAtoms() > options.max_length:
+        yield f"more than {options.max_length} atoms"
+        return
+    conformer = prepare(mol, unit.source, max_length=options.max_length)
+    if len(conformer) < options.min_length:
+        yield f"fewer than {options.min_length} atoms"
+        return
+    flat = Chem.RemoveHs(mol)
+    smiles = Chem.MolToSmiles(flat)
+    # molecules of one ring system share a cluster; those without rings are clusters of their own
+    scaffold = Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(flat), isomericSmiles=False) or smiles
+    xyz = conformer.coords.astype(np.float32)
+    coords = _stored(xyz, xyz.mean(0), options)
+    if not coords:
+        yield "too wide for int16"
+        return
+    yield {
+        "id": title,
+        "smiles": smiles,
+        "selfies": conformer.selfies,
+        "atomic_numbers": [atom.GetAtomicNum() for atom in conformer.mol.GetAtoms()],
+        **coords,
+        "length": len(xyz),
+        "source": unit.source,
+        "key": _digest(smiles),
+        "group": _digest(scaffold),
+    }
+
+
+def _digest(known: str | bytes) -> bytes:
+    return hashlib.blake2b(known.encode() if isinstance(known, str) else known, digest_size=16).digest()

@@ -1,0 +1,285 @@
+"""Parquet shards of backbones and conformers: their columns, writing them row group by row group, reading them back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from structok.data.records import MISSING, SCALE
+from structok.errors import InputError
+
+if TYPE_CHECKING:
+    from pyarrow import Schema, Table
+    from rdkit.Chem import Mol
+
+    from structok.protein.structure import Backbone
+
+__all__ = [
+    "COLUMNS",
+    "ROW_GROUP",
+    "SPLITS",
+    "ShardWriter",
+    "columns",
+    "columns_of",
+    "coordinates",
+    "find_shards",
+    "pyarrow",
+    "read_backbones",
+    "read_conformers",
+    "read_rows",
+    "schema",
+    "write_table",
+]
+
+ROW_GROUP = 256  # rows that are written and read at once
+SPLITS = ("train", "validation")
+
+# name -> (type, meaning); the types in capitals are lists
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "protein": {
+        "id": ("string", "file's stem and chain id, made unique by a suffix such as '.2'"),
+        "chain": ("string", "chain id of the file's author"),
+        "sequence": ("string", "one letter per residue slot, X where unknown"),
+        "residue_ids": ("STRING", "number and insertion code per slot"),
+        "coords": ("COORDS", "N, CA, C of each slot: 9 numbers, x y z each"),
+        "plddt": ("FLOAT", "B-factor of each CA where it is the pLDDT of a prediction, else null; NaN where missing"),
+        "mean_plddt": ("float", "mean over observed residues"),
+        "resolution": ("float", "Å, null where the file does not say"),
+        "length": ("int32", "residue slots"),
+        "observed": ("int32", "residues that are not missing"),
+    },
+    "molecule": {
+        "id": ("string", "title of the record, or the file's stem and its number, made unique by a suffix"),
+        "smiles": ("string", "canonical SMILES with stereochemistry of the 3D structure, without hydrogens"),
+        "selfies": ("string", "SELFIES with hydrogens; its atoms are in the order of the coordinates"),
+        "atomic_numbers": ("UINT8", "one per atom"),
+        "coords": ("COORDS", "x y z of each atom, in the order of the SELFIES"),
+        "length": ("int32", "atoms, hydrogens included"),
+    },
+}
+_ALL = {
+    "source": ("string", "file, archive member or record it was read from"),
+    "cluster": ("int64", "equal for chains or molecules of one cluster, and in every build with the same clusters"),
+    "split": ("string", "train or validation; clusters are never divided"),
+}
+_KEYS = {"key": ("digest", ""), "group": ("digest", "")}  # of parts: equal for duplicates, equal within a cluster
+
+
+def pyarrow() -> Any:
+    """The package with its parquet module.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("data sets need pyarrow: pip install 'structok[data]'") from None
+    return pyarrow
+
+
+def columns(modality: str, coords: str) -> dict[str, tuple[str, str]]:
+    """Columns of finished shards."""
+    centre = {"centre": ("FLOAT", "Å; what was subtracted before rounding")} if coords == "int16" else {}
+    return COLUMNS[modality] | centre | _ALL
+
+
+def schema(modality: str, coords: str, *, part: bool = False) -> Schema:
+    """Arrow schema of shards, or of the parts they are made from."""
+    pa = pyarrow()
+    kinds = {
+        **{"string": pa.string(), "float": pa.float32(), "int32": pa.int32(), "int64": pa.int64()},
+        **{"STRING": pa.list_(pa.string()), "FLOAT": pa.list_(pa.float32()), "UINT8": pa.list_(pa.uint8())},
+        **{"COORDS": pa.list_(pa.float32() if coords == "float32" else pa.int16()), "digest": pa.binary(16)},
+    }
+    chosen = columns(modality, coords)
+    if part:
+        chosen = {k: v for k, v in chosen.items() if k not in ("cluster", "split")} | _KEYS
+    notes = {"structok": modality, "coords": "Å, NaN = missing" if coords == "float32" else _INT16}
+    return pa.schema([(name, kinds[kind]) for name, (kind, _) in chosen.items()], metadata=notes)
+
+
+_INT16 = f"{SCALE} Å about `centre`, {MISSING} = missing"
+
+
+def write_table(table: Table, path: Path, work: Path) -> None:
+    """Write a parquet file that appears whole; unfinished files stay in the folder `work`."""
+    temporary = work / f"{path.name}.{os.getpid()}"
+    pyarrow().parquet.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+    os.replace(temporary, path)
+
+
+class ShardWriter:
+    """Writes the rows of one split to `split-00000-of-00007.parquet` and so on; shards that exist are not rewritten.
+
+    Parameters
+    ----------
+    folder : where shards appear when they are complete
+    work : folder for unfinished ones
+    total : rows of the split
+    size : rows per shard
+    """
+
+    def __init__(self, folder: Path, work: Path, split: str, schema: Schema, total: int, size: int) -> None:
+        self._folder, self._work, self._split, self._schema = folder, work, split, schema
+        self._size, self._shards, self._left = size, -(-total // size), total
+        self._number, self._room = -1, 0
+        self._pending: list[Table] = []
+        self._file: Any = None
+
+    def add(self, table: Table) -> None:
+        """Append rows, in order."""
+        while len(table):
+            if not self._room:
+                self._open()
+            now = table.slice(0, self._room)
+            table = table.slice(len(now))
+            self._room -= len(now)
+            self._left -= len(now)
+            if self._file is not None:
+                self._pending.append(now)
+            self._flush(ROW_GROUP if self._room else 1)
+            if not self._room:
+                self._close()
+
+    def _path(self) -> Path:
+        return self._folder / f"{self._split}-{self._number:05d}-of-{self._shards:05d}.parquet"
+
+    def _open(self) -> None:
+        self._number += 1
+        self._room = min(self._size, self._left)
+        if not self._path().exists():
+            self._file = pyarrow().parquet.ParquetWriter(
+                self._work / self._path().name, self._schema, compression="zstd"
+            )
+
+    def _flush(self, least: int) -> None:
+        """Write whole row groups, or everything with `least` 1."""
+        while sum(map(len, self._pending)) >= least:
+            rows = pyarrow().concat_tables(self._pending)
+            # row groups must not depend on how the rows arrived
+            self._file.write_table(rows.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
+            self._pending = [rows.slice(ROW_GROUP)] if len(rows) > ROW_GROUP else []
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            os.replace(self._work / self._path().name, self._path())
+            self._file = None
+
+
+def find_shards(source: str | os.PathLike[str], split: str | None = None) -> list[Path]:
+    """Shards of a data folder, or of one split, in order; a single parquet file is its own shard.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    found = sorted(p for s in ([split] if split else SPLITS) for p in path.glob(f"{s}-*-of-*.parquet"))
+    if not found:
+        raise InputError(f"{path}: no {split or 'parquet'} shards here; make them with structok data build")
+    return found
+
+
+def columns_of(path: Path) -> list[str]:
+    """Names of a parquet file's columns.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    with _opened(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> Iterator[Table]:
+    """Row groups of a parquet file: all of them, or those numbered `groups`.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or lacks a column.
+    """
+    with _opened(path) as file:
+        lacking = set(columns or ()) - set(file.schema_arrow.names)
+        if lacking:
+            raise InputError(f"{path}: no column {', '.join(sorted(lacking))}; not made by structok data build?")
+        for group in range(file.num_row_groups) if groups is None else groups:
+            yield file.read_row_group(group, columns=columns)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    pa = pyarrow()
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0][:80]})") from None
+
+
+def coordinates(table: Table, width: int) -> list[Float[np.ndarray, "l w"]]:
+    """Coordinates of each row in Å, NaN = missing; `width` is 9 for backbones, 3 for conformers."""
+    column = table["coords"].combine_chunks()
+    flat, ends = column.flatten().to_numpy(zero_copy_only=False), np.cumsum(column.value_lengths().to_numpy())
+    rows = [x.reshape(-1, width) for x in np.split(flat, ends[:-1])]
+    if flat.dtype != np.int16:
+        return [x.astype(np.float32) for x in rows]
+    centres = np.stack([np.tile(c, width // 3) for c in table["centre"].to_pylist()]).astype(np.float32)
+    scaled = (np.where(x == MISSING, np.float32(np.nan), x * np.float32(SCALE)) for x in rows)
+    return [x + c for x, c in zip(scaled, centres)]
+
+
+def read_backbones(source: str | os.PathLike[str], split: str | None = None) -> Iterator[Backbone]:
+    """Chains of a data folder or of one shard, one by one, as `Backbone` named by their ids.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read, or hold no backbones.
+    """
+    from structok.protein.structure import Backbone
+
+    wanted = ["id", "chain", "sequence", "residue_ids", "coords"]
+    for path in find_shards(source, split):
+        optional = ["centre"] if "centre" in columns_of(path) else []
+        for table in read_rows(path, wanted + optional):
+            rest = zip(*(table[c].to_pylist() for c in wanted[:4]))
+            for xyz, (name, chain, sequence, ids) in zip(coordinates(table, 9), rest):
+                yield Backbone(xyz.reshape(-1, 3, 3), sequence, chain, ids, name=name)
+
+
+def read_conformers(source: str | os.PathLike[str], split: str | None = None) -> Iterator[Mol]:
+    """Molecules of a data folder or of one shard, one by one, with explicit hydrogens and one conformer.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read, or hold no conformers.
+    """
+    from structok.molecule.conformer import add_conformer, molecule_of
+
+    for path in find_shards(source, split):
+        optional = ["centre"] if "centre" in columns_of(path) else []
+        for table in read_rows(path, ["id", "selfies", "coords", *optional]):
+            rest = zip(table["id"].to_pylist(), table["selfies"].to_pylist())
+            for xyz, (name, selfies) in zip(coordinates(table, 3), rest):
+                mol = add_conformer(molecule_of(selfies, name), xyz)
+                mol.SetProp("_Name", name)
+                yield mol

@@ -1,0 +1,210 @@
+"""Inputs of the commands, whatever they are, to chains and molecules one by one; a bad one is reported and skipped."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from glob import glob
+from typing import Any, Protocol
+
+from structok.data.shards import coordinates, pyarrow, read_rows
+from structok.data.sources import Unit, find_units
+from structok.errors import InputError, StructokError
+
+__all__ = ["Item", "Reporter", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
+
+Item = tuple[str, str, Any]  # modality, source for messages, structure
+
+
+class Reporter(Protocol):
+    """Where bad inputs are reported."""
+
+    def error(self, error: StructokError, source: str = "") -> None: ...
+
+
+def find_inputs(inputs: Iterable[str]) -> Iterator[Unit]:
+    """Units of files, folders, globs, archives and foldcomp databases, in an order that depends on names alone.
+
+    A parquet file of `structok data build` is one unit of kind 'rows': `offset` is its first row, `size` their
+    number. What does not exist or cannot be opened is a unit with an error, reported when it is read.
+    """
+    for name in inputs:
+        if os.path.isdir(name) or (not _is_parquet(name) and os.path.exists(name)):
+            parquet = _parquet_below(name) if os.path.isdir(name) else []
+            others = (unit for unit in find_units([name]) if not (parquet and unit.error and unit.source == name))
+            yield from others
+            for path in parquet:
+                yield from _rows(path)
+        elif os.path.exists(name):
+            yield from _rows(name)
+        elif matches := sorted(glob(name, recursive=True)):
+            yield from find_inputs(matches)
+        else:
+            yield Unit(_printable(name), "", error="no such file")
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(".parquet")
+
+
+def _printable(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", errors="replace")
+
+
+def _parquet_below(folder: str) -> list[str]:
+    """Parquet files of a folder and below, sorted, without hidden folders."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith((".", "_"))]
+        found += [os.path.join(root, f) for f in files if _is_parquet(f) and not f.startswith(".")]
+    return sorted(found)
+
+
+def _rows(path: str) -> Iterator[Unit]:
+    source = _printable(path)
+    try:
+        with pyarrow().parquet.ParquetFile(path) as file:
+            count, columns = file.metadata.num_rows, set(file.schema_arrow.names)
+    except InputError as error:
+        yield Unit(source, "", error=str(error))
+        return
+    except (OSError, pyarrow().ArrowException) as error:
+        yield Unit(source, "", error=f"not a readable parquet file ({str(error).splitlines()[0][:80]})")
+        return
+    if {"id", "coords"} <= columns:
+        yield Unit(source, "rows", path, 0, count)
+    else:
+        yield Unit(source, "", error="no columns id and coords; make such files with structok data build")
+
+
+def weight(unit: Unit) -> int:
+    """Inputs that a unit counts for: rows of a parquet file, else 1."""
+    return (unit.size or 0) if unit.kind in ("rows", "row") else 1
+
+
+def singles(units: Iterable[Unit]) -> Iterator[Unit]:
+    """The same units with parquet files taken apart into rows, counted from 1 as their errors do."""
+    for unit in units:
+        if unit.kind == "rows":
+            rows = range(unit.offset, unit.offset + weight(unit))
+            yield from (Unit(f"{unit.source}, row {row + 1}", "row", unit.path, row, 1) for row in rows)
+        else:
+            yield unit
+
+
+def read_inputs(inputs: Iterable[str], log: Reporter, *, chain: str | None, add_hs: bool) -> Iterator[Item]:
+    """Chains and molecules of everything that was named; '-' is stdin."""
+    for name in inputs:
+        if name != "-":
+            yield from read_units(find_inputs([name]), log, chain=chain, add_hs=add_hs)
+            continue
+        try:
+            yield from _read_stdin(log, chain, add_hs)
+        except StructokError as error:
+            log.error(error, "stdin")
+
+
+def read_units(units: Iterable[Unit], log: Reporter, *, chain: str | None, add_hs: bool) -> Iterator[Item]:
+    """Chains and molecules of units, in order."""
+    for unit in units:
+        try:
+            if unit.error:
+                raise InputError(f"{unit.source}: {unit.error}")
+            if unit.kind in ("rows", "row"):
+                yield from _read_rows(unit, log, chain)
+            elif unit.modality == "protein":
+                yield from _read_chains(unit, chain)
+            else:
+                yield _read_molecule(unit, add_hs)
+        except StructokError as error:
+            log.error(error, unit.source)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # a parser that trips over one file must not end a run of millions
+            log.error(InputError(f"{unit.source}: cannot be read ({type(error).__name__}: {error})"), unit.source)
+
+
+def _read_chains(unit: Unit, chain: str | None) -> Iterator[Item]:
+    from structok.protein.reading import parse_chains, read_atoms
+    from structok.protein.structure import Backbone
+
+    kind = "pdb" if unit.kind in ("fcz", "foldcomp") else unit.kind
+    contents = read_atoms(io.BytesIO(unit.read()), kind, unit.source)
+    for fields in parse_chains(contents.atoms, contents.letters, chain, unit.source):
+        yield "protein", unit.source, Backbone(**fields, name=unit.name)
+
+
+def _read_molecule(unit: Unit, add_hs: bool) -> Item:
+    from structok.molecule.files import parse_record, record_title
+
+    record = unit.read().decode("utf-8", errors="replace")
+    title = record_title(record, unit.kind)
+    if not title:
+        path, _, number = unit.source.rpartition(", record ")
+        title = f"{os.path.basename(path).split('.')[0]}-{number}"
+    mol = parse_record(record, unit.kind, f"{unit.source} ({title})", add_hs)
+    mol.SetProp("_Name", title)
+    return "molecule", unit.source, mol
+
+
+def _read_rows(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
+    """Rows `offset` to `offset + size` of a parquet file, row group by row group."""
+    with pyarrow().parquet.ParquetFile(unit.path) as file:
+        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        protein = "selfies" not in file.schema_arrow.names
+        wanted = ("id", "coords", "centre", "chain", "sequence", "residue_ids", "selfies")
+        columns = [c for c in wanted if c in file.schema_arrow.names]
+    last, start = unit.offset + weight(unit), 0
+    for group, size in enumerate(sizes):
+        first, start = start, start + size
+        if start <= unit.offset or first >= last:
+            continue
+        [table] = read_rows(unit.path, columns, [group])  # type: ignore[arg-type]
+        skipped = max(unit.offset - first, 0)
+        table = table.slice(skipped, min(last, start) - first - skipped)
+        fields = [c for c in columns if c not in ("coords", "centre")]
+        rows = zip(coordinates(table, 9 if protein else 3), *(table[c].to_pylist() for c in fields))
+        for number, (xyz, *values) in enumerate(rows, first + skipped):
+            source = unit.source if unit.kind == "row" else f"{unit.source}, row {number + 1}"
+            row = dict(zip(fields, values))
+            try:
+                if not protein:
+                    yield "molecule", source, _conformer(xyz, row)
+                elif chain in (None, row.get("chain")):
+                    yield "protein", source, _backbone(xyz, row)
+            except StructokError as error:
+                log.error(InputError(f"{source}: {error}"), source)
+
+
+def _backbone(xyz: Any, row: dict[str, Any]) -> Any:
+    from structok.protein.structure import Backbone
+
+    chain_id = row.get("chain") or "A"
+    return Backbone(xyz.reshape(-1, 3, 3), row.get("sequence"), chain_id, row.get("residue_ids"), name=str(row["id"]))
+
+
+def _conformer(xyz: Any, row: dict[str, Any]) -> Any:
+    from structok.molecule.conformer import add_conformer, molecule_of
+
+    mol = add_conformer(molecule_of(row["selfies"], row["id"]), xyz)
+    mol.SetProp("_Name", row["id"])
+    return mol
+
+
+def _read_stdin(log: Reporter, chain: str | None, add_hs: bool) -> Iterator[Item]:
+    stream: Any = sys.stdin.buffer
+    if any(mark in stream.peek(1 << 16)[: 1 << 16] for mark in (b"V2000", b"V3000", b"@<TRIPOS>")):
+        from structok.molecule.conformer import read_molecules
+
+        for name, mol in read_molecules(stream, add_hs=add_hs):
+            if isinstance(mol, StructokError):
+                log.error(mol, "stdin")
+            else:
+                mol.SetProp("_Name", name)  # the id of a record without a title
+                yield "molecule", "stdin", mol
+    else:
+        from structok.protein.structure import read_structure
+
+        for backbone in read_structure(stream, chain):
+            yield "protein", "stdin", backbone

@@ -1,0 +1,174 @@
+"""How tokens look: the forms of the two published vocabularies, and in words what each token means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+__all__ = [
+    "AMINO_ACIDS",
+    "FORMS",
+    "JOINT",
+    "NUCLEOTIDES",
+    "SMILES_CHARACTERS",
+    "Form",
+    "Style",
+    "describe",
+    "has_meaning",
+    "quote",
+]
+
+Style = Literal["biomatrix", "scimind"]
+
+
+_NUMBER = "(?:0|[1-9][0-9]{0,8})"
+_JOINER = "\N{WORD JOINER}"  # invisible; no token holds it
+JOINT = re.compile(rf"(\[[^\[\]\s]+) (-1|{_NUMBER})\]")
+# what SELFIES may write: bond, isotope, element, chirality, hydrogens, charge; or a branch or ring with its size
+_SELFIES = re.compile(r"\[[=#/\\]?(?:\d*[A-Z][a-z]?@{0,2}(?:H\d)?(?:[+-]\d+)?|[=#/\\-]*(?:Branch|Ring)[123])\]")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One kind of stretch in a text.
+
+    Parameters
+    ----------
+    kind : its name, such as 'prot_3d'
+    group : group of the vocabulary that its tokens belong to; '' where its content is ordinary text
+    start, end : control tokens around it; '' where the style has none
+    pattern : one token
+    token : how a token is written; `{}` is the letter, character or code
+    """
+
+    kind: str
+    group: str
+    start: str
+    end: str
+    pattern: re.Pattern[str] | None
+    token: str = "{}"
+
+
+def _wrapped(kind: str, group: str, pattern: str | None, token: str = "{}") -> Form:
+    return Form(kind, group, f"<|{kind}_start|>", f"<|{kind}_end|>", re.compile(pattern) if pattern else None, token)
+
+
+def _bare(kind: str, group: str, pattern: str, token: str) -> Form:
+    return Form(kind, group, "", "", re.compile(pattern), token)
+
+
+FORMS: dict[Style, dict[str, Form]] = {
+    "biomatrix": {
+        form.kind: form
+        for form in (
+            _wrapped("mol_smi", "", None),
+            _wrapped("mol_sfi", "selfies", r"\[[^\[\]\s]+\]|\."),
+            _wrapped("mol_3d", "molecule", rf"\[[^\[\]\s]+ (?:-1|{_NUMBER})\]"),
+            _wrapped("prot_aa", "amino_acid", r"<A ([^<>\s])>", "<A {}>"),
+            _wrapped("prot_3d", "structure", rf"<S (-1|{_NUMBER})>", "<S {}>"),
+        )
+    },
+    "scimind": {
+        form.kind: form
+        for form in (
+            _bare("nucleic", "nucleotide", r"\*\|([^\s|])\|\*", "*|{}|*"),
+            _bare("protein", "amino_acid", r"<\|([^\s|])\|>", "<|{}|>"),
+            _bare("smiles", "smiles", r"\{\|([^\s|])\|\}", "{{|{}|}}"),
+        )
+    },
+}
+
+_KIND_IN_WORDS = {
+    "mol_smi": "molecule SMILES string",
+    "mol_sfi": "molecule SELFIES string",
+    "mol_3d": "molecule 3D structure",
+    "prot_aa": "protein amino acid sequence",
+    "prot_3d": "protein 3D structure",
+}
+
+AMINO_ACIDS = {
+    "A": "Alanine",
+    "R": "Arginine",
+    "N": "Asparagine",
+    "D": "Aspartic acid",
+    "C": "Cysteine",
+    "Q": "Glutamine",
+    "E": "Glutamic acid",
+    "G": "Glycine",
+    "H": "Histidine",
+    "I": "Isoleucine",
+    "L": "Leucine",
+    "K": "Lysine",
+    "M": "Methionine",
+    "F": "Phenylalanine",
+    "P": "Proline",
+    "S": "Serine",
+    "T": "Threonine",
+    "W": "Tryptophan",
+    "Y": "Tyrosine",
+    "V": "Valine",
+    "U": "Selenocysteine",
+    "O": "Pyrrolysine",
+    "B": "Aspartic acid or Asparagine",
+    "Z": "Glutamic acid or Glutamine",
+    "J": "Leucine or Isoleucine",
+    "X": "any amino acid",
+}
+
+NUCLEOTIDES = {  # IUPAC
+    "A": "Adenine",
+    "C": "Cytosine",
+    "G": "Guanine",
+    "T": "Thymine",
+    "U": "Uracil",
+    "R": "Adenine or Guanine",
+    "Y": "Cytosine or Thymine",
+    "S": "Guanine or Cytosine",
+    "W": "Adenine or Thymine",
+    "K": "Guanine or Thymine",
+    "M": "Adenine or Cytosine",
+    "B": "any nucleotide but Adenine",
+    "D": "any nucleotide but Cytosine",
+    "H": "any nucleotide but Guanine",
+    "V": "any nucleotide but Thymine",
+    "N": "any nucleotide",
+}
+
+# every character of an OpenSMILES string: symbols of the elements (no J and Q; no j, q, w, x, z), digits, marks
+SMILES_CHARACTERS = "ABCDEFGHIKLMNOPRSTUVWXYZabcdefghiklmnoprstuvy0123456789" + "#$%()*+-./:=@[\\]"
+
+
+def describe(style: Style, group: str, token: str) -> str:
+    """Words whose embeddings a new token starts from; the token itself where no word says more."""
+    if group == "control":
+        which, _, edge = token.strip("<|>").rpartition("_")
+        return f"{'Begins' if edge == 'start' else 'Ends'} a {_KIND_IN_WORDS[which]}"
+    if group in ("amino_acid", "nucleotide", "smiles"):
+        form = next(f for f in FORMS[style].values() if f.group == group)
+        match = form.pattern and form.pattern.fullmatch(token)
+        if match and group != "smiles":
+            return (AMINO_ACIDS if group == "amino_acid" else NUCLEOTIDES).get(match[1], token)
+        return match[1] if match else token
+    return token
+
+
+def has_meaning(literal: str, molecule_codes: int) -> bool:
+    """Whether a literal outside the vocabulary has one meaning, so that ordinary text can carry it.
+
+    True for a missing residue `<S -1>`, and for SELFIES and joint tokens too rare to be in the vocabulary.
+    """
+    if joint := JOINT.fullmatch(literal):
+        return bool(_SELFIES.fullmatch(joint[1] + "]")) and int(joint[2]) < molecule_codes
+    return literal in ("<S -1>", ".") or bool(_SELFIES.fullmatch(literal))
+
+
+def quote(text: str, style: Style, known: Collection[str]) -> str:
+    """Text in which an invisible joiner breaks each literal that is one of the known tokens."""
+    pattern = r"<\|\w+\|>|<[AS] [^<>\s]+>|\[[^\[\]\s]+(?: -?\d+)?\]"
+    if style == "scimind":
+        pattern = "|".join(f.pattern.pattern for f in FORMS[style].values() if f.pattern)
+    breaks = [m.start() + 1 for m in re.finditer(f"(?=(?P<literal>{pattern}))", text) if m["literal"] in known]
+    return _JOINER.join(text[a:b] for a, b in pairwise([0, *breaks, len(text)]))

@@ -1,0 +1,116 @@
+"""Shards as batches: everything once per epoch, in another order each time, whatever reads it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from structok import Backbone, StructokError
+from structok.data import shards
+from structok.data.build import build
+from structok.data.dataset import ShardDataset
+from structok.data.options import BuildOptions
+from structok.data.shards import read_backbones
+from train.data import load_backbones
+from train.protein_data import Batches, Sampling
+
+OPTIONS = BuildOptions(min_length=5, validation=0.2, shard_size=40, max_missing=1)
+
+
+@pytest.fixture(scope="module", params=["float32", "int16"])
+def folder(request, tmp_path_factory, helix):
+    """120 chains of 10 to 69 residues in shards of 40, in row groups of 8."""
+    where = tmp_path_factory.mktemp("data")
+    for i in range(120):
+        chain = helix(10 + i % 60, i)
+        if i % 7 == 0:
+            coords = chain.coords.copy()
+            coords[3:5] = np.nan
+            chain = Backbone(coords, chain.sequence)
+        chain.write(where / "in" / f"{i:03d}.pdb")
+    size, shards.ROW_GROUP = shards.ROW_GROUP, 8
+    build([str(where / "in")], where / "out", replace(OPTIONS, coords=request.param))
+    shards.ROW_GROUP = size
+    return where / "out"
+
+
+def ids(batches):
+    return [i for batch in batches for i in batch.ids]
+
+
+def test_each_structure_comes_once(folder):
+    train = ids(ShardDataset(folder, "train"))
+    validation = ids(ShardDataset(folder, "validation"))
+    assert sorted(train + validation) == [f"{i:03d}_A" for i in range(120)]
+    assert sorted(ids(ShardDataset(folder, None))) == sorted(train + validation)
+
+
+def test_batches_are_the_chains_padded(folder):
+    chains = {c.name: c for c in read_backbones(folder)}
+    dataset = ShardDataset(folder, None, size=500, buffer=50)
+    for batch in dataset:
+        assert batch.mask.numel() <= 500
+        assert batch.coords.dtype == torch.float32
+        for coords, mask, text, name in zip(batch.coords, batch.mask, batch.texts, batch.ids):
+            chain = chains[name]
+            assert np.array_equal(coords[: len(chain)].numpy(), chain.coords, equal_nan=True)
+            assert np.array_equal(mask.numpy(), np.r_[chain.mask, np.zeros(len(mask) - len(chain), bool)])
+            assert text == chain.sequence
+    padding = sum(b.mask.numel() for b in dataset) / sum(len(c) for c in chains.values())
+    assert padding < 1.25
+
+
+def test_the_order_follows_seed_and_epoch(folder):
+    dataset = ShardDataset(folder, None, size=500, buffer=30, seed=3)
+    first = ids(dataset)
+    assert ids(dataset) == first
+    dataset.set_epoch(1)
+    assert ids(dataset) != first
+    assert sorted(ids(dataset)) == sorted(first)
+    assert ids(ShardDataset(folder, None, size=500, buffer=30, seed=4)) != first
+
+
+def test_without_shuffling_the_order_is_that_of_the_shards(folder):
+    found = ids(ShardDataset(folder, "train", size=1, shuffle=False, buffer=1))
+    written = [c.name for c in read_backbones(folder, "train")]
+    assert sorted(found) == sorted(written)
+    assert [set(found[i : i + 8]) for i in range(0, 40, 8)] == [set(written[i : i + 8]) for i in range(0, 40, 8)]
+
+
+@pytest.mark.parametrize(("workers", "world"), [(2, 1), (0, 3), (2, 2)])
+def test_workers_and_ranks_share_without_duplicates(folder, workers, world):
+    found = []
+    for rank in range(world):
+        dataset = ShardDataset(folder, None, size=400, rank=rank, world_size=world)
+        share = ids(DataLoader(dataset, batch_size=None, num_workers=workers))
+        assert share
+        found += share
+    assert sorted(found) == [f"{i:03d}_A" for i in range(120)]
+
+
+def test_training_code_reads_the_folder(folder):
+    data = load_backbones(folder)
+    chains = {c.name: c for c in read_backbones(folder)}
+    validation = {c.name for c in read_backbones(folder, "validation")}
+    assert len(data) == 120
+    for i, name in enumerate(data.names):
+        assert np.array_equal(data[i].numpy(), chains[name].coords, equal_nan=True)
+        assert (data.split[i] == 1) == (name in validation)
+        rows = slice(data.offsets[i], data.offsets[i + 1])
+        assert data.sequence[rows].tobytes().decode() == chains[name].sequence
+    assert len(np.unique(data.cluster)) == 120
+    one = load_backbones(next(folder.glob("validation-*.parquet")))
+    assert set(one.names) == validation
+    assert next(iter(Batches(data, Sampling(crop=32, residues=128, shortest=5)))).coords.isfinite().any()
+
+
+def test_no_shards(tmp_path):
+    with pytest.raises(StructokError, match="structok data build"):
+        ShardDataset(tmp_path)
+    with pytest.raises(StructokError, match="structok data build"):
+        list(read_backbones(tmp_path))
+    (tmp_path / "x.parquet").write_bytes(b"no parquet")
+    with pytest.raises(StructokError, match=r"x\.parquet"):
+        list(read_backbones(tmp_path / "x.parquet"))
