@@ -18,19 +18,9 @@ import torch
 from matplotlib.axes import Axes
 
 import structok
-from eval.tables import RESULTS, ROOT, load
+from eval import plots
+from eval.tables import RESULTS, ROOT, load, measured
 from structok.geometry import superpose
-
-# RMSD in Å as published: CA-only after TM-optimal superposition, on CASP14
-PUBLISHED = {
-    "GCP-VQVAE Large": (12, 0.543),
-    "GCP-VQVAE Lite": (12, 0.844),
-    "AIDO": (9, 0.659),
-    "ESM3": (12, 1.097),
-    "DPLM-2": (13, 2.09),
-    "FoldToken4": (8, 2.00),
-    "InstaDeep": (12, 1.89),
-}
 
 
 def overview() -> None:
@@ -74,22 +64,13 @@ def ribbon(axis: Axes, trace: np.ndarray, colours: Sequence[Any], width: float =
 
 
 def ladder() -> None:
-    """CASP14 error against bits per residue, ours and published."""
-    figure, axis = plt.subplots(figsize=(6, 4))
-    ours = load("reconstruction")
-    points = sorted((math.log2(r["codes"]), r["CASP14"]["closed loop"]["rmsd"]["mean"], n) for n, r in ours.items())
-    axis.plot([p[0] for p in points], [p[1] for p in points], "o-", color="#d95f02", label="structok, N, CA, C")
-    for bits, error, name in points:
-        axis.annotate(name, (bits, error), textcoords="offset points", xytext=(6, 6), fontsize=8)
-    axis.plot(*zip(*PUBLISHED.values()), "s", color="#7570b3", label="published, CA")
-    for name, (bits, error) in PUBLISHED.items():
-        axis.annotate(name, (bits, error), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    axis.set(xlabel="bits per residue", ylabel="mean RMSD on CASP14, Å", yscale="log")
-    axis.set(xlim=(5.5, 14.5), ylim=(0.07, 3.5))
-    axis.grid(alpha=0.3, which="both")
-    axis.legend()
+    """CASP14 error against bits per residue: ours, peers and published."""
+    figure = plots.rate_distortion(
+        measured("protein"), load("benchmark").get("peers", {}), load("published"), "CASP14", 6
+    )
     figure.tight_layout()
-    figure.savefig(RESULTS / "rate_distortion.svg", metadata={"Date": None})
+    matplotlib.rcParams.update({"svg.hashsalt": "rate_distortion", "svg.fonttype": "path"})
+    figure.savefig(RESULTS / "rate_distortion.svg", facecolor="white", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -1,183 +1,139 @@
-"""Reconstruction of molecules by every tokenizer, open and closed loop, written to eval/results/molecule.json.
-
-    python -m eval.molecules --official ../shared/reference/molstructok/weights.safetensors
-
-Sets are never trained on. `unseen scaffold` counts the molecules whose Murcko scaffold no training molecule has.
-"""
+"""Measures of molecule tokenizers, as `eval.protein` has them for proteins. RMSD in Å, angles in degrees."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
-from rdkit import Chem, RDLogger
-from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
-from rich.progress import track
+from jaxtyping import Bool, Float
+from rdkit import Chem
+from rdkit.Geometry import Point3D
 
-import structok
+from eval.protein import JITTERS, RATES, corrupt
+from eval.sets import MoleculeSet
+from eval.stats import by_bins, leakage, share, spread
 from structok.errors import InputError
-from structok.metrics import codebook_use
-from structok.molecule.conformer import prepare
+from structok.metrics import lddt_points
 from structok.molecule.convert import convert
-from structok.molecule.metrics import compare_molecules
+from structok.molecule.metrics import compare_molecules, rmsd
 from structok.molecule.tokenizer import MolStrucTok
-from train.data import shared_folder
-from train.molecule_data import npz_molecules
+from structok.tokens import Tokens
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+__all__ = ["accuracy", "converted", "element_leakage", "robustness", "stability"]
+
 RESULTS = Path(__file__).parent / "results"
-SIZES = (0, 20, 30, 45, 60, 90, 1000)  # atoms
-
-
-@dataclass(frozen=True)
-class Subset:
-    """A named part of a data file."""
-
-    name: str
-    file: str
-    split: int | None = None
-
-
-SETS = (
-    Subset("QM9 validation", "qm9.npz", 1),
-    Subset("QM9 test", "qm9.npz", 2),
-    Subset("CCD validation", "ccd_ideal.npz", 1),
-    Subset("CCD test", "ccd_ideal.npz", 2),
-    Subset("FEP ligands", "fep_ligands.npz"),
-    Subset("PDB ligands, crystal, not in CCD train", "genentech_pdb.npz"),
-)
-
-
-def molecules(subset: Subset, limit: int) -> Iterator[Chem.Mol]:
-    """Molecules of a set; of the crystal ligands only those that are in no training data."""
-    path = shared_folder() / "data" / "molecule" / subset.file
-    with np.load(path) as file:
-        unseen = ~file["in_train"].astype(bool) if "in_train" in file.files else None
-    for i, (_, mol) in enumerate(npz_molecules(path, subset.split, limit if unseen is None else 0)):
-        if unseen is None or unseen[i]:
-            yield mol
-
-
-def training_scaffolds() -> set[str]:
-    """Murcko scaffolds of the molecules that the shipped models learned from; kept in runs/cache."""
-    kept = Path("runs/cache/training_scaffolds.json")
-    if kept.exists():
-        return set(json.loads(kept.read_text()))
-    found = set()
-    for name in ("qm9.npz", "ccd_ideal.npz"):
-        with np.load(shared_folder() / "data" / "molecule" / name) as file:
-            smiles = file["smiles_nl"].item().decode().split("\n")
-            train = file["split"] == 0
-        found |= {scaffold(s) for s, keep in zip(track(smiles, f"scaffolds of {name}"), train) if keep}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(sorted(found)))
-    return found
-
-
-def scaffold(smiles: str) -> str:
-    """Murcko scaffold, '' for chains and for what RDKit cannot cut."""
-    try:
-        return MurckoScaffoldSmiles(smiles)
-    except (RuntimeError, ValueError):
-        return ""
-
-
-def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean, median, 95th percentile and maximum of each measure, chirality kept, and RMSD by size."""
-    out: dict[str, Any] = {"molecules": len(rows), "atoms": sum(int(r["atoms"]) for r in rows)}
-    for key in ("rmsd", "rmsd_heavy", "bond_mae", "angle_mae"):
-        values = np.array([r[key] for r in rows], dtype=float)
-        values = values[np.isfinite(values)]
-        out[key] = {
-            "mean": round(float(values.mean()), 4),
-            "median": round(float(np.median(values)), 4),
-            "p95": round(float(np.quantile(values, 0.95)), 4),
-            "max": round(float(values.max()), 4),
-        }
-    centres = sum(int(r["centres"]) for r in rows)
-    out["stereocentres"] = centres
-    out["chirality_kept"] = round(sum(int(r["centres_kept"]) for r in rows) / centres, 5) if centres else None
-    out["valid"] = round(float(np.mean([r["valid"] for r in rows])), 5)
-    by_size = {}
-    for low, high in itertools.pairwise(SIZES):
-        inside = [r["rmsd"] for r in rows if low <= r["atoms"] < high]
-        if inside:
-            by_size[f"{low}-{high - 1}"] = {"molecules": len(inside), "rmsd": round(float(np.mean(inside)), 4)}
-    out["rmsd_by_atoms"] = by_size
-    unseen = [r["rmsd"] for r in rows if r["unseen"]]
-    out["unseen_scaffold"] = {
-        "molecules": len(unseen), "rmsd": round(float(np.mean(unseen)), 4) if unseen else None
-    }  # fmt: skip
-    return out
-
-
-def measure(
-    tokenizer: MolStrucTok, mols: list[Chem.Mol], unseen: list[bool], closed: bool, beam: int
-) -> dict[str, Any]:
-    """Tokenize, rebuild, compare."""
-    tokens = tokenizer.encode_batch(mols, closed_loop=closed, beam=beam)
-    rebuilt = tokenizer.decode_batch(tokens)
-    rows = []
-    for mol, back, t, new in zip(mols, rebuilt, tokens, unseen):
-        row = compare_molecules(mol, back, t)
-        same = Chem.MolToSmiles(back, isomericSmiles=False) == Chem.MolToSmiles(mol, isomericSmiles=False)
-        rows.append(
-            {**row, "valid": float(same and np.isfinite(back.GetConformer().GetPositions()).all()), "unseen": new}
-        )
-    used = codebook_use(np.concatenate([t.codes for t in tokens]), tokenizer.codebook_size)
-    return {**summary(rows), "codes": {k: round(float(v), 4) for k, v in used.items()}}
+BINS = (0, 19, 29, 44, 59, 89, 1000)  # atoms
 
 
 def converted(weights: Path) -> MolStrucTok:
-    """The released weights as a tokenizer."""
+    """The released MolStrucTok weights as a tokenizer."""
     return convert(weights, Path(tempfile.mkdtemp()) / "molstructok-official")
 
 
-@app.command()
-def reconstruction(
-    official: Annotated[Path | None, typer.Option(help="released MolStrucTok weights, measured too")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="names or folders; default: the shipped ones")] = None,
-    limit: Annotated[int, typer.Option(help="molecules per set, drawn at random; 0 = all")] = 1000,
-    out: Path = RESULTS / "molecule.json",
-) -> None:
-    """Every tokenizer on every set; results are merged into the file."""
-    RDLogger.DisableLog("rdApp.*")
-    torch.manual_seed(0)
-    names = model if model is not None else [n for n in structok.list_models() if n.startswith("molstructok")]
-    tokenizers = {Path(n).name: structok.load(n) for n in names}
-    if official:
-        tokenizers = {"released weights": converted(official), **tokenizers}
-    known = training_scaffolds()
-    results = json.loads(out.read_text()) if out.exists() else {}
-    for subset in SETS:
-        mols, refused = [], 0
-        for mol in molecules(subset, limit):
-            try:
-                prepare(mol)
-                mols.append(mol)
-            except InputError:
-                refused += 1
-        unseen = [scaffold(Chem.MolToSmiles(Chem.RemoveHs(m))) not in known for m in mols]
-        for name, tokenizer in tokenizers.items():
-            beams = sorted({1, tokenizer.config.beam})
-            for closed, beam in [(False, 1), *((True, b) for b in beams)]:
-                label = f"closed loop, beam {beam}" if closed else "open loop"
-                found = {"refused": refused, **measure(tokenizer, mols, unseen, closed, beam)}
-                results.setdefault(name, {}).setdefault(subset.name, {})[label] = found
-                print(
-                    f"{subset.name:40s} {name:24s} {label:22s} {found['rmsd']} bond {found['bond_mae']['mean']}",
-                    flush=True,
-                )
-        out.write_text(json.dumps(results, indent=1) + "\n")
+def accuracy(
+    tokenizer: MolStrucTok, chosen: MoleculeSet, options: dict[str, Any], random: np.random.Generator
+) -> tuple[list[Tokens], dict[str, Any]]:
+    """Tokens of a set, and its reconstruction: each metric over molecules, chirality, validity, RMSD by size."""
+    start = time.perf_counter()
+    tokens = tokenizer.encode_batch(chosen.molecules, **options)
+    encoded = time.perf_counter()
+    rebuilt = tokenizer.decode_batch(tokens)
+    decoded = time.perf_counter()
+    rows = [compare_molecules(m, b, t) for m, b, t in zip(chosen.molecules, rebuilt, tokens)]
+    atoms = [int(r["atoms"] or 0) for r in rows]
+    result: dict[str, Any] = {"molecules": len(rows), "atoms": sum(atoms), "excluded": chosen.excluded}
+    for name in ("rmsd", "rmsd_heavy", "bond_mae", "angle_mae"):
+        result[name] = spread([r[name] for r in rows], random)
+    errors = [float(r["rmsd"] or 0) for r in rows]
+    result["rmsd_by_atoms"] = by_bins(atoms, errors, BINS)
+    centres = sum(int(r["centres"] or 0) for r in rows)
+    kept = sum(int(r["centres_kept"] or 0) for r in rows)
+    result |= {"stereocentres": centres, "chirality_kept": round(kept / centres, 5) if centres else None}
+    result["valid"] = round(float(np.mean([_valid(m, b) for m, b in zip(chosen.molecules, rebuilt)])), 5)
+    if chosen.unseen is not None:
+        new = [e for e, unseen in zip(errors, chosen.unseen) if unseen]
+        result["unseen_scaffold"] = {"molecules": len(new), "rmsd": round(float(np.mean(new)), 4) if new else None}
+    result["seconds"] = {"encode": round(encoded - start, 3), "decode": round(decoded - encoded, 4)}
+    return tokens, result
 
 
-if __name__ == "__main__":
-    app()
+def _valid(mol: Chem.Mol, back: Chem.Mol) -> bool:
+    """Whether the rebuilt molecule is the same graph, with finite coordinates."""
+    same = Chem.MolToSmiles(back, isomericSmiles=False) == Chem.MolToSmiles(mol, isomericSmiles=False)
+    return bool(same and np.isfinite(back.GetConformer().GetPositions()).all())
+
+
+def _moved(mol: Chem.Mol, coords: Float[np.ndarray, "n 3"]) -> Chem.Mol:
+    copy = Chem.Mol(mol)
+    for i, place in enumerate(coords.tolist()):
+        copy.GetConformer().SetAtomPosition(i, Point3D(*place))
+    return copy
+
+
+def _encode(tokenizer: MolStrucTok, mols: Sequence[Chem.Mol], options: dict[str, Any]) -> list[Tokens | None]:
+    """Tokens; None for a molecule that is refused (changed coordinates can become collinear)."""
+    try:
+        return list(tokenizer.encode_batch(mols, **options))
+    except InputError:
+        pass
+    found: list[Tokens | None] = []
+    for mol in mols:
+        try:
+            found.append(tokenizer.encode(mol, **options))
+        except InputError:
+            found.append(None)
+    return found
+
+
+def _agreement(before: Tokens, after: Tokens | None) -> Bool[np.ndarray, " n"]:
+    if after is None or after.selfies != before.selfies:
+        return np.zeros(len(before), dtype=bool)
+    return np.asarray(before.codes == after.codes)
+
+
+def stability(
+    tokenizer: MolStrucTok,
+    mols: Sequence[Chem.Mol],
+    options: dict[str, Any],
+    random: np.random.Generator,
+) -> dict[str, Any]:
+    """Share of codes that jitter, or encoding the rebuilt molecule, leaves as they are; refused = all changed."""
+    before = tokenizer.encode_batch(mols, **options)
+    result: dict[str, Any] = {"molecules": len(mols), "jitter": {}}
+    for scale in JITTERS:
+        places = [m.GetConformer().GetPositions() for m in mols]
+        moved = [_moved(m, x + random.normal(scale=scale, size=x.shape)) for m, x in zip(mols, places)]
+        after = _encode(tokenizer, moved, options)
+        result["jitter"][f"{scale:g}"] = share([_agreement(a, b) for a, b in zip(before, after)], random)
+    after = _encode(tokenizer, tokenizer.decode_batch(before), options)
+    result["encoded again"] = share([_agreement(a, b) for a, b in zip(before, after)], random)
+    return result
+
+
+def robustness(
+    tokenizer: MolStrucTok, mols: Sequence[Chem.Mol], tokens: Sequence[Tokens], random: np.random.Generator
+) -> dict[str, Any]:
+    """All-atom RMSD and lDDT after each code was replaced, with a given chance, by any other code."""
+    result = {}
+    for rate in RATES:
+        broken = [corrupt(t, rate, tokenizer.codebook_size, random) for t in tokens]
+        rows: dict[str, list[float]] = {"rmsd": [], "lddt": []}
+        for mol, back, t in zip(mols, tokenizer.decode_batch(broken), tokens):
+            true = mol.GetConformer().GetPositions()[t.atom_order]
+            rebuilt = back.GetConformer().GetPositions()
+            rows["rmsd"].append(rmsd(true, rebuilt))
+            rows["lddt"].append(float(lddt_points(torch.from_numpy(rebuilt), torch.from_numpy(true))))
+        hit = sum(int((a.codes != b.codes).sum()) for a, b in zip(tokens, broken))
+        result[f"{rate:g}"] = {"draws": 1, "replaced": hit, **{k: spread(v, random) for k, v in rows.items()}}
+    return result
+
+
+def element_leakage(mols: Sequence[Chem.Mol], tokens: Sequence[Tokens], size: int) -> dict[str, Any] | None:
+    """What single codes tell about the element of their atom, see `eval.stats.leakage`."""
+    elements = [np.array([a.GetAtomicNum() for a in m.GetAtoms()])[t.atom_order] for m, t in zip(mols, tokens)]
+    return leakage([t.codes for t in tokens], elements, range(len(mols)), size)

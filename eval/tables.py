@@ -8,20 +8,25 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; everything between 
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "eval" / "results"
-SETS = ("validation, complete", "validation, with gaps", "CASP14")
+COMPLETE, GAPS, CASP = "validation, complete", "validation, with gaps", "CASP14"
+SETS = (COMPLETE, GAPS, CASP)
 
 
 def load(name: str) -> dict[str, Any]:
     """One results file, empty when it was never made."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def measured(modality: str) -> dict[str, Any]:
+    """Benchmark results of all models of a modality that were measured in full mode."""
+    return {n: m for n, m in load("benchmark").get("models", {}).items() if m["modality"] == modality}
 
 
 def grid(header: list[str], rows: list[list[Any]]) -> str:
@@ -36,47 +41,94 @@ def figures(result: dict[str, Any], metric: str = "rmsd") -> str:
 
 
 def reconstruction() -> str:
-    """All protein models, one row each."""
+    """Protein models by default assignment, most codes first."""
     rows = []
-    for name, result in sorted(load("reconstruction").items(), key=lambda item: -item[1]["codes"]):
-        cells = [figures(result[s]["closed loop"]) for s in SETS]
-        casp = result["CASP14"]["closed loop"]
-        rows.append([f"`{name}`", f"{math.log2(result['codes']):g}", *cells, casp["tm_score"]["mean"]])
+    for name, model in sorted(measured("protein").items(), key=lambda item: -item[1]["codes"]):
+        found = model["assignments"][model["default"]]
+        cells = [figures(found["sets"][s]) for s in SETS]
+        rows.append(
+            [f"`{name}`", f"{found['rate']['bits']:g}", *cells, f"{found['sets'][CASP]['tm_score']['mean']:.4f}"]
+        )
     header = ["model", "bits/residue", "unseen chains", "unseen chains with gaps", "CASP14", "CASP14 TM"]
+    return grid(header, rows)
+
+
+def benchmark() -> str:
+    """What a language model pays: accuracy, stability and robustness, default assignment and open loop."""
+    rows = []
+    for name, model in sorted(measured("protein").items(), key=lambda item: -item[1]["codes"]):
+        for label in dict.fromkeys([model["default"], "open loop"]):
+            found = model["assignments"][label]
+            stable, broken = found["stability"], found["robustness"]["0.01"]
+            rows.append(
+                [
+                    f"`{name}`",
+                    label,
+                    f"{found['sets'][COMPLETE]['rmsd']['mean']:.3f}",
+                    f"{stable['jitter']['0.1']['codes']:.0%}",
+                    f"{stable['crop start']['20']['codes']:.0%}",
+                    f"{broken['rmsd']['mean']:.1f} / {broken['tm_score']['mean']:.2f} / {broken['lddt']['mean']:.2f}",
+                    f"{found['rate']['unigram_bits_corrected']:.2f}",
+                ]
+            )
+    letters = load("benchmark").get("peers", {}).get("3Di letters (mini3di)", {})
+    if "stability" in letters:
+        stable = letters["stability"]
+        shares = [f"{s['codes']:.0%}" for s in (stable["jitter"]["0.1"], stable["crop start"]["20"])]
+        rows.append(["3Di letters", "reference", "no decoder", *shares, "", f"{letters['rate']['unigram_bits']:.2f}"])
+    header = ["model", "assignment", "RMSD, Å", "codes kept, 0.1 Å noise", "codes kept, 20 residues cut off",
+              "RMSD / TM / lDDT, 1 % of codes wrong", "unigram bits"]  # fmt: skip
     return grid(header, rows)
 
 
 def card(name: str) -> str:
     """Everything measured about one protein model."""
-    result, speed = load("reconstruction")[name], load("throughput")
+    model, speed = measured("protein")[name], load("throughput")
     rows = []
     for label in SETS:
-        for mode, figure in result[label].items():
+        for mode, found in model["assignments"].items():
+            figure = found["sets"][label]
             rows.append(
                 [label, mode, figure["chains"], *(f"{figure['rmsd'][k]:.3f}" for k in ("mean", "median", "p95", "max"))]
                 + [f"{figure[m]['mean']:.4f}" for m in ("rmsd_ca", "tm_score", "lddt")]
             )
     head = ["chains", "assignment", "n", "RMSD mean", "median", "p95", "max", "RMSD CA", "TM", "lDDT"]
-    text = [grid(head, rows), ""]
-    whole = result[SETS[0]]["closed loop"]
-    by_length = ", ".join(f"{k}: {v:.3f}" for k, v in whole["rmsd_by_length"].items())
-    text.append(f"Mean RMSD by length (complete validation chains, closed loop): {by_length}.")
-    use = whole["codebook"]
-    text.append(
+    default = model["assignments"][model["default"]]
+    by_length = default["sets"][COMPLETE]["rmsd_by_length"]
+    use = default["use"]
+    text = [
+        grid(head, rows),
+        "",
+        "Mean RMSD by length (complete validation chains, default): "
+        + ", ".join(f"{k}: {v['mean']:.3f}" for k, v in by_length.items())
+        + ".",
         f"Codes on those chains: utilisation {use['utilisation']:.1%}, unigram entropy {use['entropy_bits']:.2f} bits, "
-        f"perplexity {use['perplexity']:.0f}."
-    )
-    steady = load("robustness")
-    if name in steady.get("models", {}):
-        shares = "; ".join(
-            f"{what}: " + ", ".join(f"{v:.1%} of {k}" for k, v in share.items())
-            for what, share in steady["models"][name].items()
-        )
-        text.append(f"Unchanged ({steady['chains']} validation chains, float32 coordinates): {shares}.")
+        f"perplexity {use['perplexity']:.0f}.",
+        "",
+        steadiness(model),
+    ]
     if name in speed.get("models", {}):
         rates = ", ".join(f"{k} {v:,}" for k, v in speed["models"][name].items())
-        text.append(f"Speed ({speed['machine']}, {speed['threads']} thread(s)): {rates}.")
+        text.append(f"\nSpeed ({speed['machine']}, {speed['threads']} thread(s)): {rates}.")
     return "\n".join(text)
+
+
+def steadiness(model: dict[str, Any]) -> str:
+    """Codes that survive a change, and what wrong codes cost, one row per assignment."""
+    first = model["assignments"][model["default"]]["stability"]
+    head = [
+        "assignment",
+        *(f"noise {k} Å" for k in first["jitter"]),
+        *(f"{k} residues cut off" for k in first["crop start"]),
+    ]
+    head += ["encoded again", "new pose", "RMSD / TM / lDDT, 1 % of codes wrong"]
+    rows = []
+    for label, found in model["assignments"].items():
+        s, broken = found["stability"], found["robustness"]["0.01"]
+        shares = [*s["jitter"].values(), *s["crop start"].values(), s["encoded again"], s["new pose"]]
+        wrong = " / ".join(f"{broken[k]['mean']:.2f}" for k in ("rmsd", "tm_score", "lddt"))
+        rows.append([label, *(f"{x['codes']:.1%}" if "codes" in x else "" for x in shares), wrong])
+    return f"Codes unchanged by a change of the structure ({first['chains']} validation chains):\n\n" + grid(head, rows)
 
 
 def fill(path: Path, blocks: dict[str, str]) -> None:
@@ -90,10 +142,12 @@ def fill(path: Path, blocks: dict[str, str]) -> None:
 
 def main() -> None:
     """Refresh README.md and the cards of the protein models."""
-    if load("reconstruction"):
-        fill(ROOT / "README.md", {"reconstruction": reconstruction()})
-        for name in load("reconstruction"):
-            fill(ROOT / "checkpoints" / name / "README.md", {"results": card(name)})
+    if measured("protein"):
+        fill(ROOT / "README.md", {"reconstruction": reconstruction(), "benchmark": benchmark()})
+        for name in measured("protein"):
+            path = ROOT / "checkpoints" / name / "README.md"
+            if path.exists():
+                fill(path, {"results": card(name)})
 
 
 if __name__ == "__main__":

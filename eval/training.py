@@ -26,7 +26,7 @@ from structok.protein.losses import aligned_mse, backbone_direction, backbone_di
 from structok.protein.model import PRESETS, GCPVQVAEModel
 
 OUT = Path(__file__).parent / "results" / "training.json"
-MODELS = ("steps", "mini", "lite")
+MODELS = ("mini", "lite")
 T = TypeVar("T")
 
 
@@ -39,7 +39,7 @@ def batch(chains: int, length: int, device: str) -> tuple[torch.Tensor, torch.Te
 
 def step_times(name: str, chains: int, length: int, half: bool, repeats: int, device: str) -> dict[str, Any]:
     """Seconds of each part of a training step, best of several; memory at its peak; operations of the whole step."""
-    config = structok.load("gcp-vqvae").config if name == "steps" else PRESETS[name]
+    config = PRESETS[name]
     torch.manual_seed(0)
     model = GCPVQVAEModel(config).to(device).train()
     model.quantizer.initialised.fill_(True)

@@ -63,6 +63,9 @@ Loop = Annotated[
     typer.Option("--closed-loop/--open-loop", help="pick codes against the rebuilt structure, or each by itself"),
 ]
 Beam = Annotated[int | None, typer.Option("--beam", min=1, help="hypotheses kept by the closed loop")]
+Rate = Annotated[
+    float | None, typer.Option("--rate-weight", min=0, help="Å² per bit: how much the closed loop prefers likely codes")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="structures per batch")]
 Force = Annotated[bool, typer.Option("--force", help="overwrite existing output")]
@@ -81,6 +84,7 @@ def quantize(
     out: Annotated[str | None, typer.Option("-o", "--out", help="file, or folder/ for shards; default stdout")] = None,
     closed_loop: Loop = None,
     beam: Beam = None,
+    rate_weight: Rate = None,
     device: Device = "cpu",
     batch_size: Batch = 32,
     add_hs: AddHs = False,
@@ -106,7 +110,7 @@ def quantize(
     if not folder and (shard or engine is not Engine.local):
         raise typer.BadParameter("--shard and --engine need an output folder: -o tokens/")
     kind = format.value if format else "parquet" if folder else token_format(path)
-    settings = Settings(model, device, chain, add_hs, closed_loop, beam, batch_size, kind, strict)
+    settings = Settings(model, device, chain, add_hs, closed_loop, beam, rate_weight, batch_size, kind, strict)
     if path is not None and folder:
         into_folder(inputs, path, settings, shard_size, shard, engine.value, workers, force)
     else:
@@ -149,6 +153,7 @@ def evaluate(
     chain: Chain = None,
     closed_loop: Loop = None,
     beam: Beam = None,
+    rate_weight: Rate = None,
     device: Device = "cpu",
     batch_size: Batch = 32,
     add_hs: AddHs = False,
@@ -156,13 +161,15 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Encode, decode and compare with the input: RMSD in Å, TM-score, lDDT; molecules: RMSD, bond lengths."""
+    from structok.bulk.tasks import Settings
     from structok.inputs import read_inputs
     from structok.jobs import Log, Zoo, encode_items
     from structok.report import compare, summarise, table
 
     log, zoo = Log(strict), Zoo(model, device)
     items = read_inputs(inputs, log, chain=chain, add_hs=add_hs)
-    encoded = encode_items(items, zoo, log, batch_size=batch_size, closed_loop=closed_loop, beam=beam)
+    options = Settings(closed_loop=closed_loop, beam=beam, rate_weight=rate_weight).options
+    encoded = encode_items(items, zoo, log, batch_size=batch_size, options=options)
     rows = list(compare(log.track(encoded, "tokenizing"), zoo, log))
     if as_json:
         print(json.dumps({"structures": rows, "summary": summarise(rows)}, indent=2))

@@ -17,6 +17,8 @@ __all__ = ["Item", "Reporter", "find_inputs", "read_inputs", "read_units", "sing
 
 Item = tuple[str, str, Any]  # modality, source for messages, structure
 
+_FOREIGN = "no columns id and coords; make such files with structok data build"
+
 
 class Reporter(Protocol):
     """Where bad inputs are reported."""
@@ -32,11 +34,9 @@ def find_inputs(inputs: Iterable[str]) -> Iterator[Unit]:
     """
     for name in inputs:
         if os.path.isdir(name) or (not _is_parquet(name) and os.path.exists(name)):
-            parquet = _parquet_below(name) if os.path.isdir(name) else []
-            others = (unit for unit in find_units([name]) if not (parquet and unit.error and unit.source == name))
-            yield from others
-            for path in parquet:
-                yield from _rows(path)
+            rows = _rows_below(name) if os.path.isdir(name) else []
+            yield from (unit for unit in find_units([name]) if not (rows and unit.error and unit.source == name))
+            yield from rows
         elif os.path.exists(name):
             yield from _rows(name)
         elif matches := sorted(glob(name, recursive=True)):
@@ -53,13 +53,17 @@ def _printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", errors="replace")
 
 
-def _parquet_below(folder: str) -> list[str]:
-    """Parquet files of a folder and below, sorted, without hidden folders."""
+def _rows_below(folder: str) -> list[Unit]:
+    """Parquet files of a folder and below that hold structures, sorted; not those of token folders, or hidden ones."""
     found = []
     for root, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith((".", "_"))]
+        if ".structok" in folders:
+            folders.clear()
+            continue
+        folders[:] = [f for f in folders if not f.startswith(".")]
         found += [os.path.join(root, f) for f in files if _is_parquet(f) and not f.startswith(".")]
-    return sorted(found)
+    units = (unit for path in sorted(found) for unit in _rows(path))
+    return [unit for unit in units if unit.error != _FOREIGN]
 
 
 def _rows(path: str) -> Iterator[Unit]:
@@ -76,7 +80,7 @@ def _rows(path: str) -> Iterator[Unit]:
     if {"id", "coords"} <= columns:
         yield Unit(source, "rows", path, 0, count)
     else:
-        yield Unit(source, "", error="no columns id and coords; make such files with structok data build")
+        yield Unit(source, "", error=_FOREIGN)
 
 
 def weight(unit: Unit) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -113,17 +113,20 @@ def encode_items(
     log: Reporter,
     *,
     batch_size: int,
-    closed_loop: bool | None,
-    beam: int | None,
+    options: Mapping[str, Any],
     eager: bool = True,
 ) -> Iterator[tuple[Item, Tokens]]:
-    """(item, tokens) in input order; memory is bounded by a few batches. If `eager`, the first waits for no other."""
-    options = {"closed_loop": closed_loop, "beam": beam}
+    """(item, tokens) in input order; memory is bounded by a few batches. If `eager`, the first waits for no other.
+
+    `options` go to `encode_batch`.
+    """
     size = batch_size * _AHEAD
 
     def encode(window: list[Item]) -> Iterator[tuple[Item, Tokens]]:
         try:
             tokenizer = zoo.get(window[0][0])
+            if "rate_weight" in options and tokenizer.modality != "protein":
+                raise InputError(f"{tokenizer.name} knows no rate weight")
         except InputError as error:  # a molecule for a protein model, or the other way
             for _, source, _ in window:
                 log.error(_located(error, source), source)

@@ -121,6 +121,15 @@ def test_open_loop_and_beam_are_passed_on(work, run):
         assert records(done.out)[0]["codes"] == tokenizer.encode("good.pdb", **expected).codes.tolist()
 
 
+def test_rate_weight_is_passed_on(work, run):
+    tokenizer = structok.load("gcp-vqvae")
+    exact = tokenizer.encode("good.pdb", rate_weight=0.0).codes.tolist()
+    assert records(run("quantize", "good.pdb").out)[0]["codes"] == tokenizer.encode("good.pdb").codes.tolist()
+    assert records(run("quantize", "good.pdb", "--rate-weight", "0").out)[0]["codes"] == exact
+    failed = run("quantize", "good.pdb", "-m", "chain-vq-64", "--rate-weight", "0.1")
+    assert failed.status == 1 and "no prior" in failed.err
+
+
 # bad inputs
 
 

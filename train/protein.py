@@ -67,6 +67,7 @@ class Run:
 def fit(run: Run, model: GCPVQVAEConfig, sampling: Sampling, training: Training) -> None:
     """Train, validate, export."""
     import lightning as L
+    import numpy as np
     import torch
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -123,6 +124,7 @@ def fit(run: Run, model: GCPVQVAEConfig, sampling: Sampling, training: Training)
         ckpt_path=str(last) if resumed else None,
         weights_only=True,
     )
+    trainer.save_checkpoint(last)
     if not trainer.is_global_zero:
         return
     if not task.model.quantizer.initialised:
@@ -130,6 +132,7 @@ def fit(run: Run, model: GCPVQVAEConfig, sampling: Sampling, training: Training)
         return
     if not task.best.isfinite():  # no validation chains, or none validated yet
         task.export()
+    used = np.concatenate(batches.clusters)
     record = {
         "command": " ".join(["python", *sys.argv]),
         "steps": trainer.global_step,
@@ -138,8 +141,10 @@ def fit(run: Run, model: GCPVQVAEConfig, sampling: Sampling, training: Training)
         "run": asdict(run),
         "sampling": asdict(sampling),
         "training": asdict(training),
+        "training_chains": sorted({data.names[i] for i in used}),
+        "training_clusters": sorted({int(c) for c in data.cluster[used]}),
     }
-    Path(run.out, "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    Path(run.out, "training.json").write_text(json.dumps(record) + "\n")
 
 
 def _find(data: str) -> Path:

@@ -108,7 +108,7 @@ class ProteinTask(L.LightningModule):
         graph = model.graph(batch.coords, mask, batch.types)
         local = self.global_step < self.settings.local
         latents = model.encode_steps(graph, mask) if local else model.encode(graph, mask)
-        if not model.quantizer.initialised and self.global_step < self.settings.continuous:
+        if not model.quantizer.initialised and (self.global_step < self.settings.continuous or not self.training):
             if self.training:
                 self._latents.append(latents.detach()[mask].float())
             codes, loss = torch.full_like(mask, -1, dtype=torch.long), latents.new_zeros(())
@@ -205,7 +205,7 @@ class ProteinTask(L.LightningModule):
             values["rmsd/closed"] = float(np.mean(self._closed))
         codes, size = torch.cat(self._codes), self.model.config.codebook_size
         self._scores, self._codes, self._closed = [], [], []
-        if (codes >= 0).all():
+        if self.model.quantizer.initialised:
             use = codebook_use(codes.numpy(), size)
             use |= codebook_spread(self.model.quantizer.codebook.detach().float())
             values |= {f"codebook/{name}": value for name, value in use.items()}

@@ -57,8 +57,7 @@ def _alone(inputs: list[str], settings: Settings, log: Log) -> Iterator[Tokens]:
 
     zoo = Zoo(settings.model, settings.device)
     items = read_inputs(inputs, log, chain=settings.chain, add_hs=settings.add_hs)
-    loop, size = settings.closed_loop, settings.batch_size
-    for _, tokens in encode_items(items, zoo, log, batch_size=size, closed_loop=loop, beam=settings.beam):
+    for _, tokens in encode_items(items, zoo, log, batch_size=settings.batch_size, options=settings.options):
         yield tokens
 
 

@@ -59,8 +59,10 @@ class TokenFolder:
         Raises
         ------
         InputError
-            If another process holds it, or it cannot be written.
+            If another process holds it, it holds other files, or it cannot be written.
         """
+        if self.foreign():
+            raise InputError(f"{self.path}: holds other files; give a new or an empty folder")
         lock = self._notes / f"{name}.lock"
         try:
             self._notes.mkdir(parents=True, exist_ok=True)

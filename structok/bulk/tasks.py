@@ -31,10 +31,17 @@ class Settings:
     add_hs: bool = False
     closed_loop: bool | None = None
     beam: int | None = None
+    rate_weight: float | None = None
     batch_size: int = 32
     format: str = "parquet"
     strict: bool = False
     threads: int = 1
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `encode_batch`."""
+        rate = {} if self.rate_weight is None else {"rate_weight": self.rate_weight}
+        return {"closed_loop": self.closed_loop, "beam": self.beam, **rate}
 
 
 @dataclass(frozen=True)
@@ -139,8 +146,7 @@ class Worker:
             self._zoo,
             notes,
             batch_size=settings.batch_size,
-            closed_loop=settings.closed_loop,
-            beam=settings.beam,
+            options=settings.options,
             eager=False,
         )
 

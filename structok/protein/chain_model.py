@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,7 +106,8 @@ class ChainModel:
             |x(true) - x(rebuilt)|² + λ |z - e|² over N, CA, C of the residues. The second term counts where the
             residue and the one before it are observed and bonded
         rate_weight : μ ≥ 0, Å² per bit: closed loop adds μ times the bits of each code after the code before it
-            (`prior`), and so takes codes that are easy to predict where they serve as well
+            (`prior`, at most log2 of the number of codes), and so takes codes that are easy to predict where they serve
+            as well
         beam : hypotheses kept per chain
         """
         if latents is None and not self.own_latents and (latent_weight or beam is None):
@@ -211,7 +213,8 @@ class ChainModel:
                 goals = torch.nn.functional.pad(chain_steps(coords).flatten(-2).float(), (0, 0, 1, 0))
             held = _bonded(coords, observed) & goals.isfinite().all(-1)
             pull, goals = held * latent_weight, goals.nan_to_num()
-        price = rate_weight * self.prior.bits if self.prior is not None and rate_weight else None
+        # no code costs more than to name it outright, or rare codes would die out
+        price = rate_weight * self.prior.bits.clamp(max=math.log2(len(self))) if self.prior and rate_weight else None
         search = ChainSearch(self.table, coords, weight, active, goals, pull, own=self.own_latents, price=price)
         codes, _ = beam_search(search, search.start(_start(coords, active)), active, beam=beam, start=1)
         codes[:, 0] = self._first(coords, latents, latent_weight)

@@ -26,7 +26,7 @@ def small():
 def prior_of(size, groups=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     group = torch.arange(size) % groups
-    bits = -torch.rand(groups + 1, size, generator=generator).softmax(1).log2()
+    bits = -(6 * torch.rand(groups + 1, size, generator=generator)).softmax(1).log2()
     return Prior(group, bits)
 
 
@@ -51,7 +51,7 @@ def test_a_wide_beam_finds_the_optimum(small, weight):
         frame, cost, after = _start(coords.double()[None], active)[0], 0.0, 3
         for code, true in zip(codes, coords[1:].double()):
             cost += float((apply(frame, steps[code].double()) - true).square().sum())
-            cost += weight * float(prior.bits[after, code])
+            cost += weight * min(float(prior.bits[after, code]), 2.0)  # four codes: naming one takes two bits
             frame, after = frame @ model.transforms[code], int(prior.group[code])
         if cost < best:
             best, found = cost, codes

@@ -81,8 +81,7 @@ def test_fit_and_resume(folder, tmp_path, monkeypatch):
     small = {
         "codebook_size": 64, "code_dim": 8, "gcp_layers": 1, "node_scalars": 16, "node_vectors": 4,
         "edge_scalars": 8, "edge_vectors": 4, "encoder_dim": 32, "encoder_depth": 1, "encoder_heads": 1,
-        "encoder_kv_heads": 1, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 1, "decoder_kv_heads": 1,
-        "head": "chained", "dead_below": 0.1,
+        "encoder_kv_heads": 1, "decoder_dim": 32, "dead_below": 0.1,
     }  # fmt: skip
     config = {
         "run": {
@@ -93,7 +92,7 @@ def test_fit_and_resume(folder, tmp_path, monkeypatch):
         "training": {"weights": {"fape": 1.0, "mse": 0.002, "distance": 0.01, "direction": 0.05}, "adapt_every": 2},
     }  # fmt: skip
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    arguments = ["fit", "--config", "config.yaml", "--training.continuous", "2"]
+    arguments = ["fit", "--config", "config.yaml", "--training.continuous", "2", "--training.local", "1"]
     main([*arguments, "--training.steps", "4"])
     state = torch.load("runs/tiny/last.ckpt", weights_only=True)
     assert state["global_step"] == 4 and state["state_dict"]["model.quantizer.initialised"]

@@ -1,0 +1,155 @@
+"""The benchmark: accuracy, stability, robustness, rate, codebook use, leakage and speed, side by side.
+
+    python -m eval.run                                    every shipped model and peer, small mode, minutes
+    python -m eval.run --full                             all held-out structures, all splits
+    python -m eval.run -m chain-vq-4096,runs/mine         some models; the rest of the results file stays
+    python -m eval.run -m foldcomp                        a peer (names in `eval.peers`)
+    python -m eval.run --data my_structures/              on your own files
+    python -m eval.run --sweep -m chain-vq-4096           accuracy against stability over beam and λ
+
+Peers and plots need `pip install '.[bench]'`. Results are merged by model into OUT/benchmark.json (full mode) or
+OUT/benchmark_small.json, and the report (`eval.report`) is written beside them. Each model runs in a process of its
+own, so that its memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import structok
+from eval.measure import RELEASED, Settings, measure_model, sweep_model
+from eval.overlay import overlay_of
+from eval.peers import PEERS, measure_peer
+from eval.report import write_report
+from structok.errors import StructokError
+from structok.files import write_whole
+from train.data import shared_folder
+
+console = Console(stderr=True)
+RESULTS = Path(__file__).parent / "results"
+NUMBERS = "numbers separated by commas"
+
+
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run in a fresh process; its peak memory is its own, and a crash of native code ends only itself."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def merge(path: Path, section: str, key: str, value: Any) -> None:
+    """Put one result into a results file, keeping what others wrote there meanwhile."""
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content.setdefault(section, {})[key] = value
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[[^\[\]{}\"]*\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)  # a list, a line
+    write_whole(path, (text + "\n").encode())
+
+
+def _peer(name: str, settings: Settings) -> dict[str, Any]:
+    try:
+        return dict(_apart(measure_peer, name, settings))
+    except BrokenProcessPool:
+        return {"missing": f"{PEERS[name][0]}, which crashed"}
+
+
+def _numbers(text: str, kind: type) -> tuple[Any, ...]:
+    try:
+        return tuple(kind(x) for x in text.split(",") if x.strip())
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: {NUMBERS}") from None
+
+
+def default_models() -> list[str]:
+    """Every shipped model, and the released MolStrucTok where its weights lie beside the clone."""
+    released = (shared_folder() / "reference" / "molstructok" / "weights.safetensors").exists()
+    return [*structok.list_models(), *([RELEASED] if released else [])]
+
+
+def main(
+    models: Annotated[
+        list[str],
+        typer.Option("-m", "--models", "--model", help="names, folders or peers, separated by commas or repeated"),
+    ] = [],  # noqa: B006
+    data: Annotated[Path | None, typer.Option(help="your own structures: a folder, .npz or .parquet")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder of the results")] = RESULTS,
+    full: Annotated[bool, typer.Option("--full", help="all held-out structures instead of samples")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="accuracy against stability over beam and λ")] = False,
+    beam: Annotated[str, typer.Option(help=f"further beams: {NUMBERS}")] = "",
+    latent_weight: Annotated[str, typer.Option(help=f"further λ of the closed loop: {NUMBERS}")] = "",
+    rate_weight: Annotated[str, typer.Option(help=f"further μ (rate) of models with a prior: {NUMBERS}")] = "",
+    chains: Annotated[int | None, typer.Option(help="chains per set, 0 = all")] = None,
+    molecules: Annotated[int | None, typer.Option(help="molecules per set, 0 = all")] = None,
+    steady: Annotated[int | None, typer.Option(help="structures for stability and robustness")] = None,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "cpu",
+    report: Annotated[bool, typer.Option(help="write the HTML report at the end")] = True,
+) -> None:
+    """Measure tokenizers and write JSON and a report."""
+    if data is not None and not data.exists():
+        raise typer.BadParameter(f"{data}: no such file or folder")
+    beams, weights = _numbers(beam, int), _numbers(latent_weight, float)
+    if sweep:
+        beams, weights = beams or (1, 8, 32), weights or (0.0, 0.3, 1.0, 4.0, 16.0)
+    elif full:
+        beams = beams or (1,)  # greedy, which the cards show as well
+
+    def pick(asked: int | None, small: int, large: int) -> int:
+        return asked if asked is not None else (large if full else small)
+
+    settings = Settings(
+        data,
+        chains=pick(chains, 24, 0),
+        molecules=pick(molecules, 40, 500),
+        steady=pick(steady, 16, 64),
+        full=full,
+        seed=seed,
+        beams=beams,
+        weights=weights,
+        rates=_numbers(rate_weight, float),
+        device=device,
+    )
+    chosen = [name.strip() for names in models for name in names.split(",") if name.strip()]
+    out.mkdir(parents=True, exist_ok=True)
+    kind = "" if full else "_small"
+    file = out / f"benchmark{kind}.json"
+    failed = []
+    for model in chosen or [*default_models(), *([] if sweep else PEERS)]:
+        start = time.perf_counter()
+        try:
+            if model in PEERS:
+                merge(file, "peers", model, _peer(model, settings))
+            elif sweep:
+                found = _apart(sweep_model, model, settings)
+                merge(out / f"sweep{kind}.json", "models", found["name"], found)
+            else:
+                found = _apart(measure_model, model, settings)
+                found["seconds"] = round(time.perf_counter() - start, 1)
+                merge(file, "models", found["name"], found)
+                merge(out / f"overlay{kind}.json", "models", found["name"], _apart(overlay_of, model, data))
+        except StructokError as error:
+            if sweep and not chosen:
+                continue  # a model that cannot be swept was not asked for by name
+            console.print(f"[red]{model}: {error}")
+            failed.append(model)
+            continue
+        console.print(f"{model}: {time.perf_counter() - start:.0f} s", highlight=False)
+    if report and file.exists():
+        console.print(f"report: {write_report(out, small=not full)}", highlight=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    typer.run(main)
