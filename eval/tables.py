@@ -81,6 +81,25 @@ def benchmark() -> str:
     return grid(header, rows)
 
 
+def comparison() -> str:
+    """Ours on CASP14 beside published figures: RMSD over CA and TM-score."""
+    rows = []
+    for name, model in sorted(measured("protein").items(), key=lambda item: -item[1]["codes"]):
+        for label, found in model["assignments"].items():
+            if "," in label.removeprefix(model["default"]) and label != model["default"]:
+                continue  # further beams stand in the card
+            figure = found["sets"][CASP]
+            cells = [f"{figure['rmsd_ca']['mean']:.3f} / {figure['tm_score']['mean']:.3f}", "", "", ""]
+            rows.append([f"`{name}`, {label}", f"{found['rate']['bits']:g}", *cells, "measured here, all 32 targets"])
+    published = load("published")["proteins"]["models"]
+    targets = ("CASP14", "CASP15", "CAMEO24", "new PDB entries")
+    for name, model in published.items():
+        sets = (model["sets"].get(t) for t in targets)
+        cells = [f"{x['rmsd']:.3f} / {x['tm_score']:.3f}" if x else "" for x in sets]
+        rows.append([name, model["bits"], *cells, "published"])
+    return grid(["tokenizer", "bits", *targets, ""], rows)
+
+
 def card(name: str) -> str:
     """Everything measured about one protein model."""
     model, speed = measured("protein")[name], load("throughput")
@@ -99,11 +118,12 @@ def card(name: str) -> str:
     text = [
         grid(head, rows),
         "",
-        "Mean RMSD by length (complete validation chains, default): "
-        + ", ".join(f"{k}: {v['mean']:.3f}" for k, v in by_length.items())
-        + ".",
+        "Mean RMSD by length, complete validation chains, default: " + means(by_length),
+        "In open loop: " + means(model["assignments"]["open loop"]["sets"][COMPLETE]["rmsd_by_length"]),
         f"Codes on those chains: utilisation {use['utilisation']:.1%}, unigram entropy {use['entropy_bits']:.2f} bits, "
         f"perplexity {use['perplexity']:.0f}.",
+        f"The codebook: effective dimension {model['codebook']['effective_dimension']:.1f}, "
+        f"near-duplicates {model['codebook']['near_duplicates']:.1%} (`structok.metrics.codebook_spread`).",
         "",
         steadiness(model),
     ]
@@ -111,6 +131,11 @@ def card(name: str) -> str:
         rates = ", ".join(f"{k} {v:,}" for k, v in speed["models"][name].items())
         text.append(f"\nSpeed ({speed['machine']}, {speed['threads']} thread(s)): {rates}.")
     return "\n".join(text)
+
+
+def means(by_length: dict[str, Any]) -> str:
+    """Mean of each length bin."""
+    return ", ".join(f"{k}: {v['mean']:.3f}" for k, v in by_length.items()) + "."
 
 
 def steadiness(model: dict[str, Any]) -> str:
@@ -147,7 +172,7 @@ def main() -> None:
         for name in measured("protein"):
             path = ROOT / "checkpoints" / name / "README.md"
             if path.exists():
-                fill(path, {"results": card(name)})
+                fill(path, {"results": card(name), "comparison": comparison()})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 import typer
 from jaxtyping import Float, Int
 from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 import structok
@@ -27,7 +28,8 @@ from structok.protein.chain_model import chain_steps
 from structok.protein.chain_vq import ChainVQ
 from structok.protein.model import GCPVQVAEModel
 from structok.protein.tokenizer import GCPVQVAE
-from train.data import load_backbones
+from train.chain_vq import break_windows, learn_breaks
+from train.data import Backbones, load_backbones
 
 __all__ = ["fit_prior", "group_codes"]
 
@@ -65,6 +67,28 @@ def fit_prior(
     return prior, bits
 
 
+def with_breaks(tokenizer: GCPVQVAE, data: Backbones, chains: Sequence[Any], breaks: int) -> GCPVQVAE:
+    """Long steps over chain breaks in place of the codes that `chains` use least; they become the last ones."""
+    codes = np.concatenate([t.codes for t in tokenizer.encode_batch(chains, beam=4, closed_loop=True)])
+    order = torch.from_numpy(np.argsort(-np.bincount(codes, minlength=tokenizer.codebook_size), kind="stable"))
+    kept = order[:-breaks].sort().values
+    steps = tokenizer.model.steps()[kept].flatten(1).float()
+    windows = break_windows(data, np.flatnonzero(data.split == 0))
+    with Progress(console=console) as progress:
+        found = learn_breaks(steps, breaks, windows, 8, progress).view(-1, 3, 3)
+    model, features = GCPVQVAEModel(replace(tokenizer.config, n_break=breaks)), tokenizer.model.step_features
+    order = torch.cat([kept, order[-breaks:]])
+    state = tokenizer.model.state_dict() | {"break_steps": found}
+    for name in ("quantizer.codebook", "quantizer.cluster_size"):
+        state[name] = state[name][order]
+    if features is not None:
+        frames = backbone_frames(found.double())[:, :3]
+        pose = torch.cat([frames[..., 3], frames[..., :3].mT.flatten(1), torch.ones(breaks, 1)], 1).float()
+        state["quantizer.codebook"][-breaks:] = features(pose)
+    model.load_state_dict(state)
+    return GCPVQVAE(model, tokenizer.name)
+
+
 def with_prior(tokenizer: Any, prior: Prior | None, weight: float) -> Any:
     """The tokenizer with another prior and default weight."""
     groups = len(prior.bits) - 1 if prior else 0
@@ -83,6 +107,7 @@ def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint folder to write.")],
     rate_weight: Annotated[float, typer.Option(help="Default μ, Å² per bit.")] = 0.03,
     groups: Annotated[int, typer.Option(help="Groups of codes.")] = 64,
+    breaks: Annotated[int, typer.Option(help="Codes of gcp-vqvae that become steps over chain breaks.")] = 0,
     count: Annotated[int, typer.Option(help="Training chains, one of each cluster, to count on.")] = 4000,
     longest: Annotated[int, typer.Option(help="Longest of them.")] = 600,
     rounds: Annotated[int, typer.Option(help="How often to encode and count.")] = 4,
@@ -95,19 +120,15 @@ def main(
     chosen = backbones.one_per_cluster(pool, np.random.default_rng(seed))[:count]
     steps = torch.cat([chain_steps(backbones[i]) for i in chosen])
     some = steps[torch.randperm(len(steps), generator=torch.Generator().manual_seed(seed))[:60_000]]
-    group = group_codes(codebook_steps(tokenizer), some, groups)
     chains = [structok.Backbone(backbones[i].numpy()) for i in chosen]
+    if breaks:
+        tokenizer = with_breaks(tokenizer, backbones, chains, breaks)
+    group = group_codes(codebook_steps(tokenizer), some, groups)
     prior, bits = fit_prior(tokenizer, chains, group, rate_weight, rounds=rounds, beam=beam)
     with_prior(tokenizer, prior, rate_weight).save(out)
-    record = {
-        "chains": len(chains),
-        "residues": len(steps),
-        "bits per code": round(bits, 3),
-        "rate_weight": rate_weight,
-    }
-    (out / "prior.json").write_text(
-        json.dumps(record | {"rounds": rounds, "beam": beam, "seed": seed}, indent=1) + "\n"
-    )
+    record = {"chains": len(chains), "bits per code": round(bits, 3), "rate_weight": rate_weight, "groups": groups}
+    record |= {"breaks": breaks, "longest": longest, "rounds": rounds, "beam": beam, "seed": seed}
+    (out / "prior.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def codebook_steps(tokenizer: Any) -> Float[Tensor, "k 3 3"]:

@@ -154,13 +154,28 @@ class ChainModel:
     def encode_open(
         self, coords: Float[Tensor, "b l 3 3"], latents: Float[Tensor, "b l d"] | None = None
     ) -> Int[Tensor, "b l"]:
-        """Nearest code of each true step, or of each latent, whatever errors came before (open loop)."""
-        first = nearest_code(self._inner(coords), self.inner)[1][:, None]
-        rest = nearest_code(chain_steps(coords).flatten(-2).float(), self.flat)[1]
-        codes = torch.cat([first, rest], 1).long()
+        """Nearest code of each true step, or of each latent, whatever errors came before (open loop).
+
+        Between bonded residues no code for breaks is taken: off by a little, it would throw the chain far away.
+        """
+        codes = self._nearest_steps(coords)
+        if len(self.bonded) < len(self):
+            bonded, inside = _bonded(coords, torch.ones_like(codes, dtype=torch.bool)), len(self.bonded)
+            codes = torch.where(bonded, self._nearest_steps(coords, inside), codes)
+        else:
+            bonded, inside = torch.ones_like(codes, dtype=torch.bool), len(self)
         if latents is None:
             return codes
-        return torch.where(latents.isfinite().all(-1), nearest_code(latents, self.vectors)[1].long(), codes)
+        near = nearest_code(latents, self.vectors[:inside])[1].long()
+        if inside < len(self):
+            near = torch.where(bonded, near, nearest_code(latents, self.vectors)[1].long())
+        return torch.where(latents.isfinite().all(-1), near, codes)
+
+    def _nearest_steps(self, coords: Float[Tensor, "b l 3 3"], count: int | None = None) -> Int[Tensor, "b l"]:
+        """The nearest of the first `count` steps; for the first residue, of all insides."""
+        first = nearest_code(self._inner(coords), self.inner)[1][:, None]
+        rest = nearest_code(chain_steps(coords).flatten(-2).float(), self.flat[:count])[1]
+        return torch.cat([first, rest], 1).long()
 
     def encode_closed(
         self,
@@ -250,7 +265,7 @@ class ChainModel:
 
     def _open_fit(self, coords: Float[Tensor, "b l 3 3"]) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
         """Open-loop codes and the squared error of the residues that they rebuild from the first frame."""
-        codes = self.encode_open(coords)
+        codes = self._nearest_steps(coords)
         frames = scan(torch.cat([backbone_frames(coords[:, :1]), self.transforms[codes[:, 1:]]], 1))
         rebuilt = apply(frames, self.inner[codes].double().unflatten(-1, (3, 3)))
         return codes, (rebuilt - coords).square().sum((-1, -2))

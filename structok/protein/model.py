@@ -40,6 +40,7 @@ class GCPVQVAEConfig:
     encoder_*, decoder_* : see `Transformer` and `Decoder`; `multiple` is the feed-forward's
     closed_loop, beam, latent_weight : how `encode` assigns codes unless asked otherwise; closed loop needs
         the chained head without transformer (decoder_depth 0), see `structok.protein.chain_model`
+    n_break : how many codes, the last ones, are long steps over chain breaks, which no head makes
     groups, rate_weight : groups of codes that the prior of the rate-constrained closed loop knows (0 without), and
         its weight unless asked otherwise
     commitment, decay, dead_below, rotation_trick, orthogonal : see `VectorQuantizer`; for training only
@@ -74,6 +75,7 @@ class GCPVQVAEConfig:
     closed_loop: bool = False
     beam: int = 8
     latent_weight: float = 0.0
+    n_break: int = 0
     groups: int = 0
     rate_weight: float = 0.0
     commitment: float = 0.25
@@ -88,7 +90,7 @@ class GCPVQVAEConfig:
             whole = isinstance(value, int) and not isinstance(value, bool)
             if type(value) is not kind and not (kind is float and whole):
                 raise CheckpointError(f"config key {field.name!r} must be {kind.__name__}, not {value!r}")
-            least = 0 if field.name.endswith("_depth") or field.name == "groups" else 1
+            least = 0 if field.name.endswith("_depth") or field.name in ("groups", "n_break") else 1
             if kind is int and isinstance(value, int) and value < least:
                 raise CheckpointError(f"config key {field.name!r} cannot be {value}")
         if self.head not in get_args(Head):
@@ -101,6 +103,8 @@ class GCPVQVAEConfig:
             raise CheckpointError("closed_loop needs head 'chained' and decoder_depth 0")
         if self.next_step and self.code_dim % 2:
             raise CheckpointError(f"next_step needs an even code_dim, not {self.code_dim}")
+        if self.n_break and not (self.local_steps and self.n_break < self.codebook_size):
+            raise CheckpointError(f"n_break {self.n_break} needs rigid-step codes, and more codes than that")
         if self.rate_weight and not self.groups:
             raise CheckpointError("a rate_weight needs a prior: set groups")
         edge = 2 * self.node_vectors + self.edge_vectors
@@ -199,6 +203,7 @@ class GCPVQVAEModel(nn.Module):
     no nodes of the graph, are attended to by nobody and have code -1.
     """
 
+    break_steps: Tensor
     group: Tensor
     bits: Tensor
 
@@ -232,6 +237,8 @@ class GCPVQVAEModel(nn.Module):
             rotation_trick=c.rotation_trick,
             orthogonal=c.orthogonal,
         )
+        if c.n_break:
+            self.register_buffer("break_steps", torch.zeros(c.n_break, 3, 3))
         if c.groups:
             self.register_buffer("group", torch.zeros(c.codebook_size, dtype=torch.long))
             self.register_buffer("bits", torch.zeros(c.groups + 1, c.codebook_size))
@@ -275,7 +282,8 @@ class GCPVQVAEModel(nn.Module):
         with torch.no_grad():
             frames = frames_from_numbers(self.decoder.numbers(self.quantizer.codebook[None])[0].double())
         here = backbone_frames(backbone(torch.eye(4, dtype=frames.dtype, device=frames.device)))
-        return apply(invert(here), backbone(frames))
+        steps = apply(invert(here), backbone(frames))
+        return torch.cat([steps[: -self.config.n_break], self.break_steps.double()]) if self.config.n_break else steps
 
     def decode(self, codes: Int[Tensor, "b l"]) -> Float[Tensor, "b l 3 3"]:
         """N, CA, C in Å from codes; slots of code -1 mean nothing."""

@@ -51,7 +51,8 @@ class GCPVQVAE:
         self._chain: ChainModel | None = None
         if self.config.local_steps:
             codebook = self.model.quantizer.codebook
-            self._chain = ChainModel(self.model.steps(), vectors=codebook, prior=self.model.prior)
+            steps, breaks = self.model.steps(), self.config.n_break
+            self._chain = ChainModel(steps, breaks, vectors=codebook, prior=self.model.prior)
 
     @classmethod
     def from_checkpoint(
