@@ -130,7 +130,34 @@ def card(name: str) -> str:
     if name in speed.get("models", {}):
         rates = ", ".join(f"{k} {v:,}" for k, v in speed["models"][name].items())
         text.append(f"\nSpeed ({speed['machine']}, {speed['threads']} thread(s)): {rates}.")
+    if name == "gcp-vqvae" and load("training"):
+        text.append("\n" + training())
     return "\n".join(text)
+
+
+def training() -> str:
+    """What a training step of GCP-VQVAE costs."""
+    found = load("training")
+    limits = found["GFLOP/s of a 2048³ product"]
+    rows = []
+    for step in found["steps"]:
+        seconds, kind = sum(step["seconds"].values()), step["precision"].split()[0]
+        slowest = sorted(step["seconds"].items(), key=lambda item: -item[1])[:3]
+        rows.append(
+            [
+                step["model"],
+                f"{step['parameters'] / 1e6:.1f} M",
+                step["precision"],
+                f"{step['residues/s']:,}",
+                f"{step['peak memory of the process, MB']:,} MB",
+                ", ".join(f"{part} {s / seconds:.0%}" for part, s in slowest),
+                f"{step['GFLOP/s'] / limits[kind]:.0%}",
+            ]
+        )
+    head = ["model", "parameters", "precision", "residues/s", "peak memory", "where the time goes"]
+    machine = found["machine"]
+    where = f"{machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}"
+    return f"Training speed ({where}):\n\n" + grid([*head, "share of a matrix product's speed"], rows)
 
 
 def means(by_length: dict[str, Any]) -> str:
