@@ -278,13 +278,13 @@ def ends(pid):
 
 @pytest.fixture
 def many(tmp_path, make_chain, monkeypatch):
-    """A folder of 24 files, one of them broken."""
+    """A folder of 300 files, one of them broken: more than are done before a signal comes."""
     monkeypatch.chdir(tmp_path)
     make_chain(8).write("x.pdb")
     (tmp_path / "many").mkdir()
-    for i in range(24):
-        shutil.copy("x.pdb", f"many/{i:02}.pdb")
-    (tmp_path / "many" / "07.pdb").write_bytes(b"")
+    for i in range(300):
+        shutil.copy("x.pdb", f"many/{i:03}.pdb")
+    (tmp_path / "many" / "007.pdb").write_bytes(b"")
     return tmp_path
 
 
@@ -297,7 +297,7 @@ def interrupted(many, end):
     _, talk = process.communicate()
     assert process.returncode == (-signal.SIGKILL if end == signal.SIGKILL else 130)
     assert ends(process.pid)  # no worker lives on
-    assert len(list(many.glob("tokens/.structok/done/0*"))) < 12
+    assert len(list(many.glob("tokens/.structok/done/0*"))) < 150
     return talk.decode()
 
 
@@ -305,7 +305,7 @@ def test_killed_and_started_again_gives_the_same_bytes(many, inline, settings):
     quantize_folder(["many"], many / "whole", settings, shard_size=2)
     interrupted(many, signal.SIGKILL)
     process = command("many", *FAST, "-o", "tokens/", "--shard-size", 2, "--workers", 1)
-    assert b"23 tokenized, 1 failed of 24 inputs" in process.communicate()[1]
+    assert b"299 tokenized, 1 failed of 300 inputs" in process.communicate()[1]
     assert contents(many / "tokens") == contents(many / "whole")
 
 
