@@ -259,7 +259,9 @@ def test_output_that_cannot_be_written_is_one_line(work, run):
 
 
 def command(*arguments):
-    script = "from structok.cli import main; main()"
+    # a test run in a shell's background is deaf to interrupts, and so would be its children
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script += "; from structok.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", script, "quantize", *map(str, arguments)], stderr=subprocess.PIPE, start_new_session=True
     )
