@@ -23,7 +23,7 @@ from structok.codebook.nearest import nearest_code
 from structok.codebook.prior import learn_prior
 from structok.protein.chain_model import ChainModel, chain_steps
 from train.data import load_backbones, shared_folder
-from train.prior import pose_numbers
+from train.prior import step_points
 
 OUT = Path(__file__).parent / "results" / "hierarchical.json"
 CODES = 4096
@@ -33,8 +33,8 @@ PRICES = (0.0, 0.02, 0.1, 0.5, 2.0, 1e4)  # Å²
 def codebook(steps: Tensor, coarse: int) -> tuple[Tensor, Tensor]:
     """Centres of the groups in pose space, and the steps of all codes, group after group."""
     generator = torch.Generator().manual_seed(0)
-    centres = kmeans(pose_numbers(steps[:100_000]), coarse, iterations=20, generator=generator)
-    group = nearest_code(pose_numbers(steps), centres)[1]
+    centres = kmeans(step_points(steps[:100_000]), coarse, iterations=20, generator=generator)
+    group = nearest_code(step_points(steps), centres)[1]
     parts = [steps[group == k].flatten(1)[:60_000] for k in range(coarse)]
     size = CODES // coarse
     # a group of fewer steps than codes is spelled out
@@ -65,7 +65,7 @@ def main(
 
         def own(chain: Tensor, centres: Tensor = centres, coarse: int = coarse) -> Tensor:
             """One-hot group of each residue's own step; the first residue has none."""
-            group = nearest_code(pose_numbers(chain_steps(chain)), centres)[1].long()
+            group = nearest_code(step_points(chain_steps(chain)), centres)[1].long()
             return torch.cat([torch.full((1, coarse), torch.nan), torch.eye(coarse)[group]])
 
         latents = [[own(x) for x in some] for some in (chains, noisy)]

@@ -10,7 +10,7 @@ from glob import glob
 from typing import Any, Protocol
 
 from structok.data.shards import coordinates, pyarrow, read_rows
-from structok.data.sources import Unit, find_units
+from structok.data.sources import Unit, find_units, printable
 from structok.errors import InputError, StructokError
 
 __all__ = ["Item", "Reporter", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
@@ -42,15 +42,11 @@ def find_inputs(inputs: Iterable[str]) -> Iterator[Unit]:
         elif matches := sorted(glob(name, recursive=True)):
             yield from find_inputs(matches)
         else:
-            yield Unit(_printable(name), "", error="no such file")
+            yield Unit(printable(name), "", error="no such file")
 
 
 def _is_parquet(name: str) -> bool:
     return name.lower().endswith(".parquet")
-
-
-def _printable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", errors="replace")
 
 
 def _rows_below(folder: str) -> list[Unit]:
@@ -67,7 +63,7 @@ def _rows_below(folder: str) -> list[Unit]:
 
 
 def _rows(path: str) -> Iterator[Unit]:
-    source = _printable(path)
+    source = printable(path)
     try:
         with pyarrow().parquet.ParquetFile(path) as file:
             count, columns = file.metadata.num_rows, set(file.schema_arrow.names)

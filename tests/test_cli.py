@@ -1,43 +1,21 @@
 """The command line: what it promises about data, talk, exit status and files that exist."""
 
 import gzip
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import structok
-from structok import Backbone, Tokens, cli, metrics
+from structok import Backbone, Tokens, metrics
 from structok.protein.structure import write_structure
 
 FAST = ("-m", "chain-vq-64", "--beam", "2")
 ATOM = "ATOM      1  {name:<3} {res:>3} A{n:>4}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           {e}\n"
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """run(*arguments, stdin=b"") goes through the entry point; status, out and err come back."""
-
-    def call(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["structok", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin))))
-        capfd.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return SimpleNamespace(status=status, out=out, err=err)
-
-    return call
 
 
 @pytest.fixture

@@ -26,27 +26,26 @@ from structok.codebook.prior import Prior, learn_prior
 from structok.geometry import backbone_frames
 from structok.protein.chain_model import chain_steps
 from structok.protein.chain_vq import ChainVQ
+from structok.protein.features import lever_points, pose_numbers
 from structok.protein.model import GCPVQVAEModel
 from structok.protein.tokenizer import GCPVQVAE
 from train.chain_vq import break_windows, learn_breaks
 from train.data import Backbones, load_backbones
 
-__all__ = ["fit_prior", "group_codes"]
+__all__ = ["fit_prior", "group_codes", "step_points"]
 
 console = Console(stderr=True)
-LEVER = 5.0  # Å
 
 
 def group_codes(steps: Float[Tensor, "k 3 3"], seen: Float[Tensor, "n 3 3"], groups: int) -> Int[Tensor, " k"]:
     """Group of each code: k-means on poses of steps seen in training, as far apart as errors along a chain are felt."""
-    centres = kmeans(pose_numbers(seen), groups, iterations=15, generator=torch.Generator().manual_seed(0))
-    return nearest_code(pose_numbers(steps), centres)[1].long()
+    centres = kmeans(step_points(seen), groups, iterations=15, generator=torch.Generator().manual_seed(0))
+    return nearest_code(step_points(steps), centres)[1].long()
 
 
-def pose_numbers(steps: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 12"]:
-    """Origin of the next residue's frame and the tips of its axes, as far out as errors are felt along a chain, Å."""
-    frames = backbone_frames(steps.double())
-    return torch.cat([frames[:, :3, 3], LEVER * frames[:, :3, :3].flatten(1)], 1).float()
+def step_points(steps: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 12"]:
+    """`lever_points` of the next residue's frame, Å."""
+    return lever_points(pose_numbers(backbone_frames(steps.double()))).float()
 
 
 def fit_prior(
@@ -82,8 +81,7 @@ def with_breaks(tokenizer: GCPVQVAE, data: Backbones, chains: Sequence[Any], bre
     for name in ("quantizer.codebook", "quantizer.cluster_size"):
         state[name] = state[name][order]
     if features is not None:
-        frames = backbone_frames(found.double())[:, :3]
-        pose = torch.cat([frames[..., 3], frames[..., :3].mT.flatten(1), torch.ones(breaks, 1)], 1).float()
+        pose = torch.cat([pose_numbers(backbone_frames(found.double())), torch.ones(breaks, 1)], 1).float()
         state["quantizer.codebook"][-breaks:] = features(pose)
     model.load_state_dict(state)
     return GCPVQVAE(model, tokenizer.name)

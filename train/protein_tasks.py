@@ -98,6 +98,7 @@ class ProteinTask(L.LightningModule):
         self._codes: list[Tensor] = []
         self._scores: list[dict[str, float]] = []
         self._closed: list[float] = []
+        self._tokenizer: GCPVQVAE | None = None
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -155,10 +156,14 @@ class ProteinTask(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def on_validation_epoch_start(self) -> None:
         if self.model.config.local_steps and self.model.quantizer.initialised:
-            coords, codes = self._as_used(batch, closed_loop=False)
-            closed, _ = self._as_used(batch, closed_loop=True)
+            self._tokenizer = GCPVQVAE(self.model, device=str(self.device))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if self._tokenizer is not None:
+            coords, codes = self._as_used(self._tokenizer, batch, closed_loop=False)
+            closed, _ = self._as_used(self._tokenizer, batch, closed_loop=True)
         else:
             coords, codes, _ = self.rebuild(batch)
             closed = None
@@ -176,15 +181,15 @@ class ProteinTask(L.LightningModule):
         if self.samples and batch_idx == 0 and self.trainer.is_global_zero and find_spec("biotite"):
             self._write_sample(moved.unflatten(1, (-1, 3))[0], batch)
 
-    def _as_used(self, batch: Batch, *, closed_loop: bool) -> tuple[Float[Tensor, "b l 3 3"], Int[Tensor, "b l"]]:
+    def _as_used(
+        self, tokenizer: GCPVQVAE, batch: Batch, *, closed_loop: bool
+    ) -> tuple[Float[Tensor, "b l 3 3"], Int[Tensor, "b l"]]:
         """Coordinates and codes by the tokenizer itself, which bridges gaps that training leaves open."""
-        length = batch.mask.shape[1]
-        tokenizer = GCPVQVAE(self.model, device=str(self.device))
         chains = [Backbone(x.cpu().numpy()) for x in batch.target]
         tokens = tokenizer.encode_batch(chains, closed_loop=closed_loop, beam=4, batch_size=len(chains))
         rebuilt = tokenizer.decode_batch(tokens, batch_size=len(chains))
         coords = torch.from_numpy(np.stack([b.coords for b in rebuilt])).nan_to_num()
-        codes = torch.from_numpy(np.stack([t.codes[:length] for t in tokens]))
+        codes = torch.from_numpy(np.stack([t.codes for t in tokens]))
         return coords.to(self.device), codes.long().to(self.device)
 
     def _write_sample(self, coords: Float[Tensor, "l 3 3"], batch: Batch) -> None:
@@ -204,7 +209,7 @@ class ProteinTask(L.LightningModule):
         if self._closed:
             values["rmsd/closed"] = float(np.mean(self._closed))
         codes, size = torch.cat(self._codes), self.model.config.codebook_size
-        self._scores, self._codes, self._closed = [], [], []
+        self._scores, self._codes, self._closed, self._tokenizer = [], [], [], None
         if self.model.quantizer.initialised:
             use = codebook_use(codes.numpy(), size)
             use |= codebook_spread(self.model.quantizer.codebook.detach().float())

@@ -7,15 +7,14 @@ import importlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait as wait_for_end
 from typing import Any, Protocol
 
 from structok.bulk.tasks import Outcome, Settings, Task, Worker
+from structok.data.pool import live_with_parent
 from structok.errors import InputError, StructokError
 
 __all__ = ["Engine", "Local", "Ray", "WorkerDied", "rescue", "run_tasks", "usable_cores"]
@@ -106,15 +105,7 @@ _worker: Worker  # of this process, when it is a worker
 
 def _become_worker(settings: Settings) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        wait_for_end([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    live_with_parent()
     _worker = Worker(settings)
 
 

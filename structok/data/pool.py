@@ -14,7 +14,7 @@ from itertools import islice
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
-__all__ = ["Task", "run_tasks"]
+__all__ = ["Task", "live_with_parent", "run_tasks"]
 
 T = TypeVar("T", bound="Task")
 
@@ -112,11 +112,16 @@ class _Pool:
 
 
 def _initialise() -> None:
-    """Leave Ctrl-C to the parent, use one thread, and end when the parent is gone."""
+    """Use one thread, and live with the parent."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    live_with_parent()
+
+
+def live_with_parent() -> None:
+    """In a worker process: leave Ctrl-C to the parent, which then ends us, and end when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

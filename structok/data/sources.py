@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from structok.errors import InputError
 
-__all__ = ["Unit", "check_inputs", "find_units"]
+__all__ = ["Unit", "check_inputs", "find_units", "printable"]
 
 _KINDS = {
     **{".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif", ".fcz": "fcz"},
@@ -134,10 +134,10 @@ def find_units(inputs: Iterable[str]) -> Iterator[Unit]:
                 empty = False
                 yield unit
         if empty:
-            yield Unit(_printable(name), "", error="holds no structures of a known kind")
+            yield Unit(printable(name), "", error="holds no structures of a known kind")
 
 
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
     """The path with bytes that are no UTF-8 replaced, so that it can be written to files."""
     return os.fsencode(path).decode("utf-8", errors="replace")
 
@@ -155,7 +155,7 @@ def _below(folder: str) -> Iterator[Unit]:
         with os.scandir(folder) as entries:
             found = sorted((e.name, e.is_dir(follow_symlinks=False), e.is_file()) for e in entries)
     except OSError as error:
-        yield Unit(_printable(folder), "", error=f"cannot be read ({error.strerror})")
+        yield Unit(printable(folder), "", error=f"cannot be read ({error.strerror})")
         return
     for name, is_folder, is_file in found:
         path = os.path.join(folder, name)
@@ -167,7 +167,7 @@ def _below(folder: str) -> Iterator[Unit]:
 
 def _of_file(path: str) -> Iterator[Unit]:
     """Units of one file; none if it is of no known kind."""
-    source, kind = _printable(path), _kind(path)
+    source, kind = printable(path), _kind(path)
     try:
         if path.lower().endswith(_ARCHIVES):
             yield from _members(path)
@@ -195,7 +195,7 @@ def _members(path: str) -> Iterator[Unit]:
             kind = _kind(member.name)
             if not kind or not member.isfile():
                 continue
-            source = _printable(f"{path}/{member.name}")
+            source = printable(f"{path}/{member.name}")
             if plain and kind not in _RECORDS:
                 yield Unit(source, kind, path, member.offset_data, member.size)
                 continue

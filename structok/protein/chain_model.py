@@ -158,24 +158,22 @@ class ChainModel:
 
         Between bonded residues no code for breaks is taken: off by a little, it would throw the chain far away.
         """
-        codes = self._nearest_steps(coords)
-        if len(self.bonded) < len(self):
-            bonded, inside = _bonded(coords, torch.ones_like(codes, dtype=torch.bool)), len(self.bonded)
-            codes = torch.where(bonded, self._nearest_steps(coords, inside), codes)
-        else:
-            bonded, inside = torch.ones_like(codes, dtype=torch.bool), len(self)
-        if latents is None:
-            return codes
-        near = nearest_code(latents, self.vectors[:inside])[1].long()
-        if inside < len(self):
-            near = torch.where(bonded, near, nearest_code(latents, self.vectors)[1].long())
-        return torch.where(latents.isfinite().all(-1), near, codes)
+        bonded = _bonded(coords, torch.ones(coords.shape[:2], dtype=torch.bool, device=coords.device))
+        steps = self._nearest(chain_steps(coords).flatten(-2).float(), self.flat, bonded[:, 1:])
+        codes = torch.cat([self._first(coords, None, 0.0)[:, None], steps], 1)
+        if latents is not None:
+            told = latents.isfinite().all(-1)
+            codes[told] = self._nearest(latents[told], self.vectors, bonded[told])
+        return codes
 
-    def _nearest_steps(self, coords: Float[Tensor, "b l 3 3"], count: int | None = None) -> Int[Tensor, "b l"]:
-        """The nearest of the first `count` steps; for the first residue, of all insides."""
-        first = nearest_code(self._inner(coords), self.inner)[1][:, None]
-        rest = nearest_code(chain_steps(coords).flatten(-2).float(), self.flat[:count])[1]
-        return torch.cat([first, rest], 1).long()
+    def _nearest(
+        self, x: Float[Tensor, "*b d"], table: Float[Tensor, "k d"], bonded: Bool[Tensor, "*b"]
+    ) -> Int[Tensor, "*b"]:
+        """Nearest code by its row of `table`; codes for breaks only where not bonded."""
+        codes = nearest_code(x, table[: len(self.bonded)])[1].long()
+        if len(self.bonded) < len(self) and not bonded.all():
+            codes[~bonded] = nearest_code(x[~bonded], table)[1].long()
+        return codes
 
     def encode_closed(
         self,
@@ -265,7 +263,8 @@ class ChainModel:
 
     def _open_fit(self, coords: Float[Tensor, "b l 3 3"]) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
         """Open-loop codes and the squared error of the residues that they rebuild from the first frame."""
-        codes = self._nearest_steps(coords)
+        steps = nearest_code(chain_steps(coords).flatten(-2).float(), self.flat)[1].long()
+        codes = torch.cat([self._first(coords, None, 0.0)[:, None], steps], 1)
         frames = scan(torch.cat([backbone_frames(coords[:, :1]), self.transforms[codes[:, 1:]]], 1))
         rebuilt = apply(frames, self.inner[codes].double().unflatten(-1, (3, 3)))
         return codes, (rebuilt - coords).square().sum((-1, -2))

@@ -19,7 +19,7 @@ from structok.codebook.prior import Prior
 from structok.errors import CheckpointError, InputError
 from structok.protein.chain_model import ChainModel
 from structok.protein.structure import Backbone, as_backbone
-from structok.protein.tokens import backbone_of, check_codes, search_weights, tokens_of
+from structok.protein.tokens import backbone_of, check_codes, search_of, tokens_of
 from structok.tokens import Tokens
 
 __all__ = ["ChainVQ", "ChainVQConfig"]
@@ -149,13 +149,9 @@ class ChainVQ:
         chains = [as_backbone(x) for x in xs]
         for chain in chains:
             self._check(chain)
-        if beam is not None and beam < 1:
-            raise InputError(f"beam must be at least 1, not {beam}")
-        pull, rate = search_weights(self.config, latent_weight, rate_weight)
-        search = self.config.closed_loop if closed_loop is None else closed_loop
-        width = (beam or self.config.beam) if search else None
+        search = search_of(self.config, closed_loop, beam, latent_weight, rate_weight)
         coords = [torch.from_numpy(c.coords) for c in chains]
-        codes = self.model.encode(coords, latent_weight=pull, rate_weight=rate, beam=width, batch_size=batch_size)
+        codes = self.model.encode(coords, **search._asdict(), batch_size=batch_size)
         return [tokens_of(chain, row.numpy(), self.name) for chain, row in zip(chains, codes)]
 
     def decode(self, tokens: Tokens) -> Backbone:

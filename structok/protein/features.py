@@ -16,11 +16,21 @@ from torch.nn.functional import normalize, one_hot, pad
 
 from structok.geometry import backbone_frames, dihedral, invert, knn
 
-__all__ = ["NODE_SCALARS", "RESIDUES", "Graph", "build_graph", "residue_types"]
+__all__ = [
+    "LEVER",
+    "NODE_SCALARS",
+    "RESIDUES",
+    "Graph",
+    "build_graph",
+    "lever_points",
+    "pose_numbers",
+    "residue_types",
+]
 
 RESIDUES = "ABCDEFGHIJKLMNPQRSTVWXYZ"  # one-letter codes without O and U, as the published weights index them
 _POSITION, _TYPES, _ANGLES = 16, len(RESIDUES) - 1, 10
 NODE_SCALARS = _POSITION + _TYPES + _ANGLES
+LEVER = 5.0  # Å
 
 
 @dataclass(frozen=True)
@@ -110,11 +120,21 @@ def build_graph(
     )
 
 
+def pose_numbers(frames: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 12"]:
+    """Origin of a frame (Å), then its three axes."""
+    return torch.cat([frames[..., :3, 3], frames[..., :3, :3].mT.flatten(-2)], -1)
+
+
+def lever_points(pose: Float[Tensor, "*b 12"]) -> Float[Tensor, "*b 12"]:
+    """Origin, and the axes times `LEVER`: numbers in Å between which poses lie as far apart as a chain feels it."""
+    return torch.cat([pose[..., :3], LEVER * pose[..., 3:]], -1)
+
+
 def _next_steps(x: Float[Tensor, "n 3 3"], follows: Bool[Tensor, " m"]) -> Float[Tensor, "n 13"]:
     """`Graph.step`; `follows` tells whether each node but the first is the next residue of the node before it."""
     frames = backbone_frames(x)
-    step = (invert(frames[:-1]) @ frames[1:])[:, :3]  # columns are three axes and the origin
-    numbers = torch.cat([step[..., 3], step[..., :3].mT.flatten(1), torch.ones_like(step[:, :1, 0])], 1)
+    step = invert(frames[:-1]) @ frames[1:]
+    numbers = torch.cat([pose_numbers(step), torch.ones_like(step[:, :1, 0])], 1)
     return pad(numbers * follows[:, None], (0, 0, 0, 1))
 
 

@@ -15,7 +15,7 @@ from structok.errors import CheckpointError
 from structok.geometry import apply, backbone_frames, invert
 from structok.nn.transformer import Transformer
 from structok.protein.decoder import Decoder, Head, backbone, frames_from_numbers
-from structok.protein.features import Graph, build_graph
+from structok.protein.features import Graph, build_graph, lever_points
 from structok.protein.gcpnet import GCPNet
 
 __all__ = ["PRESETS", "GCPVQVAEConfig", "GCPVQVAEModel", "Reconstruction"]
@@ -165,7 +165,6 @@ class StepFeatures(nn.Module):
     them span many dimensions though poses have few.
     """
 
-    LEVER = 5.0
     BANDWIDTH = 2.0
     frequencies: Tensor
 
@@ -175,7 +174,7 @@ class StepFeatures(nn.Module):
 
     def forward(self, step: Float[Tensor, "n 13"]) -> Float[Tensor, "n d"]:
         """Features of `Graph.step`, zero where there is no next residue."""
-        pose = torch.cat([step[:, :3], self.LEVER * step[:, 3:12]], 1)
+        pose = lever_points(step[:, :12])
         with torch.autocast(step.device.type, enabled=False):  # half precision would blur what codes resolve
             angle = pose @ self.frequencies.to(pose.dtype)
         return torch.cat([angle.cos(), angle.sin()], 1) * step[:, 12:]

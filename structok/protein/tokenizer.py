@@ -20,7 +20,7 @@ from structok.protein.chain_model import ChainModel
 from structok.protein.features import residue_types
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
 from structok.protein.structure import Backbone, as_backbone
-from structok.protein.tokens import backbone_of, check_codes, search_weights, tokens_of
+from structok.protein.tokens import backbone_of, check_codes, search_of, tokens_of
 from structok.tokens import Tokens
 
 __all__ = ["GCPVQVAE"]
@@ -116,12 +116,9 @@ class GCPVQVAE:
         rate_weight: float | None = None,
     ) -> list[Tokens]:
         """As `encode`, for many chains; chains of similar length run together."""
-        search = self.config.closed_loop if closed_loop is None else closed_loop
-        pull, rate = search_weights(self.config, latent_weight, rate_weight)
-        if search and self._chain is None:
+        search = search_of(self.config, closed_loop, beam, latent_weight, rate_weight)
+        if search.beam and self._chain is None:
             raise InputError(f"{self.name}: its codes are no rigid steps, so closed loop is impossible; use open loop")
-        if beam is not None and beam < 1:
-            raise InputError(f"beam must be at least 1, not {beam}")
         backbones = [as_backbone(x) for x in chains]
         for chain in backbones:
             self._check(chain)
@@ -129,14 +126,9 @@ class GCPVQVAE:
             codes = self._nearest(backbones, batch_size)
         else:
             coords = [torch.from_numpy(c.coords) for c in backbones]
-            found = self._chain.encode(
-                coords,
-                self._step_latents(backbones, batch_size) if pull or not search else None,
-                latent_weight=pull if search else 0.0,
-                rate_weight=rate if search else 0.0,
-                beam=(beam or self.config.beam) if search else None,
-                batch_size=batch_size,
-            )
+            needed = search.beam is None or search.latent_weight
+            latents = self._step_latents(backbones, batch_size) if needed else None
+            found = self._chain.encode(coords, latents, **search._asdict(), batch_size=batch_size)
             # `ChainModel` numbers codes by the residue that they place
             codes = [torch.cat([row[1:], row[-1:]]).numpy() for row in found]
         return [tokens_of(chain, row, self.name) for chain, row in zip(backbones, codes)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from structok.errors import InputError, TokensError
 from structok.protein.structure import Backbone
 from structok.tokens import Tokens
 
-__all__ = ["backbone_of", "check_codes", "search_weights", "tokens_of"]
+__all__ = ["Search", "backbone_of", "check_codes", "search_of", "tokens_of"]
 
 
 def tokens_of(chain: Backbone, codes: Int[np.ndarray, " l"], model: str) -> Tokens:
@@ -36,14 +36,26 @@ def backbone_of(tokens: Tokens, coords: Float[np.ndarray, "l 3 3"]) -> Backbone:
     return Backbone(coords, tokens.sequence, chain_id, tokens.residue_ids, name=tokens.id)
 
 
-def search_weights(config: Any, latent_weight: float | None, rate_weight: float | None) -> tuple[float, float]:
-    """λ and μ of a search: what was asked for, else the checkpoint's defaults.
+class Search(NamedTuple):
+    """How codes are assigned: hypotheses kept, None in open loop, and the weights λ and μ of a closed loop."""
+
+    beam: int | None
+    latent_weight: float
+    rate_weight: float
+
+
+def search_of(
+    config: Any, closed_loop: bool | None, beam: int | None, latent_weight: float | None, rate_weight: float | None
+) -> Search:
+    """What was asked for, else the checkpoint's defaults.
 
     Raises
     ------
     InputError
-        If one is out of range, or the checkpoint has no prior to count bits with.
+        If a number is out of range, or the checkpoint has no prior to count bits with.
     """
+    if beam is not None and beam < 1:
+        raise InputError(f"beam must be at least 1, not {beam}")
     pull = config.latent_weight if latent_weight is None else latent_weight
     rate = config.rate_weight if rate_weight is None else rate_weight
     for name, value in (("latent_weight", pull), ("rate_weight", rate)):
@@ -51,7 +63,8 @@ def search_weights(config: Any, latent_weight: float | None, rate_weight: float 
             raise InputError(f"{name} must be at least 0 and finite, not {value}")
     if rate and not config.groups:
         raise InputError("this checkpoint has no prior, so rate_weight must be 0")
-    return pull, rate
+    closed = config.closed_loop if closed_loop is None else closed_loop
+    return Search(beam or config.beam, pull, rate) if closed else Search(None, 0.0, 0.0)
 
 
 def check_codes(tokens: Tokens, model: str, codebook_size: int, *, missing: int | None = None) -> None:

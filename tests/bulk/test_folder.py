@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import pytest
 
-from structok import cli
 from structok.bulk.folder import TokenFolder
 from structok.bulk.run import quantize_folder, quantize_stream
 from structok.bulk.tasks import Settings
@@ -26,25 +25,6 @@ FAST = ("-m", "chain-vq-64", "--open-loop")
 def work(tmp_path, monkeypatch, structures, inline):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """run(*arguments) goes through the entry point: status, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["structok", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return status, out, err
-
-    return call
 
 
 def contents(folder):
