@@ -90,25 +90,34 @@ def _bridge(
         want = max(span * remaining / (n + 1), min(span, 5.0), 5.0 if remaining == 2 else 0.0)
         want = min(want, 0.9 * CA_STEP * remaining)
         picks = torch.randperm(len(steps), generator=random)[:_TRIES]
-        frames = (paths[:, None, -1] @ transforms[picks]).reshape(-1, 4, 4)
-        miss = ((frames[:, :3, 3] - goal).norm(dim=-1) - want).abs()
+        miss = (_distances(paths[:, -1], transforms[picks], goal) - want).abs()
         # walkers within 1 Å of the plan count as equal, so that the kept ones stay diverse
         score = miss.clamp(min=1.0) + 0.2 * torch.rand(len(miss), generator=random, dtype=miss.dtype)
         kept = score.topk(min(_WALKERS, len(score)), largest=False).indices
-        paths = torch.cat([paths[kept // len(picks)], frames[kept, None]], 1)
+        walker = kept // len(picks)
+        frames = paths[walker, -1] @ transforms[picks[kept % len(picks)]]
+        paths = torch.cat([paths[walker], frames[:, None]], 1)
     picks = torch.randperm(len(steps), generator=random)[:_LANDINGS]
-    frames = (paths[:, None, -1] @ transforms[picks]).reshape(-1, 4, 4)
-    far = ((frames[:, :3, 3] - goal).norm(dim=-1) - CA_STEP).abs()
+    far = (_distances(paths[:, -1], transforms[picks], goal) - CA_STEP).abs()
     near = far.topk(min(512, len(far)), largest=False).indices
+    walker = near // len(picks)
+    frames = paths[walker, -1] @ transforms[picks[near % len(picks)]]
     target = apply(right, _TRIAD.to(right))
-    seen_from = apply(invert(frames[near]), target.expand(len(near), 3, 3)).flatten(1)
+    seen_from = apply(invert(frames), target.expand(len(near), 3, 3)).flatten(1)
     landing = apply(transforms, _TRIAD.to(right).expand(len(steps), 3, 3)).flatten(1)
     miss = torch.cdist(seen_from.float(), landing.float())
     best = int(miss.argmin())
-    chosen, last = int(near[best // len(steps)]), best % len(steps)
-    path = torch.cat([paths[chosen // len(picks), 1:], frames[chosen, None]])
+    chosen, last = best // len(steps), best % len(steps)
+    path = torch.cat([paths[walker[chosen], 1:], frames[chosen, None]])
     inner = apply(invert(transforms[:1]), steps[:1])
     return apply(_spread(path, frames[chosen] @ transforms[last], right), inner.expand(n, 3, 3))
+
+
+def _distances(
+    frames: Float[Tensor, "w 4 4"], transforms: Float[Tensor, "p 4 4"], goal: Float[Tensor, " 3"]
+) -> Float[Tensor, " w*p"]:
+    """How far from a point each frame would end up after each step."""
+    return (apply(frames, transforms[:, :3, 3].expand(len(frames), -1, -1)) - goal).norm(dim=-1).flatten()
 
 
 # three points that weigh rotation against translation as N, CA and C do

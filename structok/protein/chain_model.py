@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -29,6 +31,9 @@ from structok.geometry import (
 from structok.protein.bridge import fill_missing
 from structok.protein.chain_search import ChainSearch, StepTable
 from structok.protein.reading import BOND_LIMIT
+
+if TYPE_CHECKING:
+    from structok.protein.chain_search_cpu import CompiledSearch
 
 __all__ = ["ChainModel", "chain_steps"]
 
@@ -71,6 +76,7 @@ class ChainModel:
         self.prior = prior.to(steps.device) if prior else None
         group = self.prior.group if self.prior else None
         self.table = StepTable(self.flat, self.transforms, self.vectors, group)
+        self._last_price: tuple[float, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -225,13 +231,37 @@ class ChainModel:
             if goals is None:
                 goals = torch.nn.functional.pad(chain_steps(coords).flatten(-2).float(), (0, 0, 1, 0))
             held = _bonded(coords, observed) & goals.isfinite().all(-1)
-            pull, goals = held * latent_weight, goals.nan_to_num()
-        # no code costs more than to name it outright, or rare codes would die out
-        price = rate_weight * self.prior.bits.clamp(max=math.log2(len(self))) if self.prior and rate_weight else None
-        search = ChainSearch(self.table, coords, weight, active, goals, pull, own=self.own_latents, price=price)
-        codes, _ = beam_search(search, search.start(_start(coords, active)), active, beam=beam, start=1)
+            pull, goals = (held * latent_weight).double(), goals.nan_to_num()
+        start, price = _start(coords, active), self._price(rate_weight)
+        if self._compiled is None:
+            search = ChainSearch(self.table, coords, weight, goals, pull, price=price)
+            codes, _ = beam_search(search, search.start(start), active, beam=beam, start=1)
+        else:
+            codes = self._compiled(coords, active.sum(1), weight, start, goals, pull, price=price, beam=beam)
         codes[:, 0] = self._first(coords, latents, latent_weight)
         return codes
+
+    @cached_property
+    def _compiled(self) -> CompiledSearch | None:
+        """The search for the CPU; None on other devices, and where numba is not installed."""
+        if self.steps.device.type != "cpu":
+            return None
+        try:
+            from structok.protein.chain_search_cpu import CompiledSearch
+        except ImportError:
+            return None
+        group = self.prior.group if self.prior else torch.zeros(len(self), dtype=torch.long)
+        return CompiledSearch(self.flat, self.transforms, self.vectors, group)
+
+    def _price(self, rate_weight: float) -> Float[Tensor, "g+1 k"] | None:
+        """μ times the bits of each code after a code of each group, Å²; the same tensor as long as μ is the same."""
+        if not rate_weight or self.prior is None:
+            return None
+        kept = self._last_price
+        if kept is None or kept[0] != rate_weight:
+            # no code costs more than to name it outright, or rare codes would die out
+            self._last_price = kept = rate_weight, rate_weight * self.prior.bits.clamp(max=math.log2(len(self)))
+        return kept[1]
 
     def _first(
         self, coords: Float[Tensor, "b l 3 3"], latents: Float[Tensor, "b l d"] | None, latent_weight: float

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import structok
 from structok import StructokError, metrics
 from structok.geometry import apply, backbone_frames, invert
-from structok.protein import chain_model, chain_search
+from structok.protein import chain_model
 from structok.protein.chain_model import ChainModel, chain_steps
 from structok.zoo import resolve
 from train.data import load_backbones
@@ -291,39 +291,3 @@ def test_codes_with_latents_are_the_same_in_any_batch(chain, chain_vq):
 def test_refuses_a_latent_weight_out_of_range(chain, chain_vq, weight):
     with pytest.raises(StructokError, match="latent_weight"):
         chain_vq.encode(chain, latent_weight=weight)
-
-
-def exhaustive_beam(model, coords, weight, beam):
-    """Beam search in float64 that measures every code for every hypothesis; complete chains without breaks."""
-    frames = chain_model._start(coords[None], torch.ones(1, len(coords), dtype=torch.bool))
-    steps, own = model.steps.flatten(1), chain_steps(coords).flatten(1).float().double()
-    cost, paths = torch.zeros(1, dtype=torch.float64), torch.empty(1, 0, dtype=torch.long)
-    for i in range(1, len(coords)):
-        goal = apply(invert(frames), coords[i].expand(len(frames), 3, 3)).flatten(1)
-        error = torch.cdist(goal, steps, compute_mode="donot_use_mm_for_euclid_dist").square()
-        error = error + weight * (own[i - 1] - steps).square().sum(1)
-        cost, at = (cost[:, None] + error).flatten().topk(beam, largest=False)
-        parent, code = at // len(steps), at % len(steps)
-        frames = frames[parent] @ model.transforms[code]
-        paths = torch.cat([paths[parent], code[:, None]], 1)
-    return paths[cost.argmin()]
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.7])
-@pytest.mark.parametrize("size", [24, chain_search._NEAR])
-def test_neighbourhoods_change_no_code_of_an_exhaustive_float64_search(validation, chain_vq, monkeypatch, size, weight):
-    """Small neighbourhoods nearly always leave out a useful code, large ones hardly ever; both must be noticed."""
-    monkeypatch.setattr(chain_search, "_NEAR", size)
-    model = ChainModel(chain_vq.model.steps.float(), chain_vq.config.n_break)
-    whole, best = [], chain_search.ChainSearch._best
-    monkeypatch.setattr(
-        chain_search.ChainSearch,
-        "_best",
-        lambda self, slot, keep: whole.append(len(slot.cost)) or best(self, slot, keep),
-    )
-    chains = [torch.from_numpy(x[5:36]).double() for x in validation[0][:8]]
-    codes = model.encode(chains, latent_weight=weight, beam=8)
-    for found, coords in zip(codes, chains):
-        assert torch.equal(found[1:], exhaustive_beam(model, coords, weight, 8))
-    share = sum(whole) / (30 * len(chains))
-    assert share > 0.9 if size == 24 else share < 0.4

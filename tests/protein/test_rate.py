@@ -77,15 +77,14 @@ def test_weight_buys_predictable_codes_with_accuracy_and_batches_change_nothing(
     assert errors[0] < errors[1] < errors[2] and bits[0] > bits[1] > bits[2]
 
 
-def test_neighbourhoods_change_no_code():
-    """A large codebook is searched by neighbourhoods; without them the codes are the same."""
-    tokenizer = load("chain-vq-4096")
+def test_the_compiled_search_changes_no_code(monkeypatch):
+    """A large codebook with a random prior: tiles are passed over for their prices too."""
     prior = prior_of(4096, groups=16)
     some = [torch.from_numpy(c.coords) for c in chains(load("chain-vq-256"), 8, length=40)]
-    model = ChainModel(tokenizer.model.steps, 128, prior=prior)
-    assert model.table.has_near
+    model = ChainModel(load("chain-vq-4096").model.steps, 128, prior=prior)
+    assert model._compiled
     quick = model.encode(some, beam=8, rate_weight=0.02)
-    model.table.has_near = False
+    monkeypatch.setattr(ChainModel, "_compiled", None)
     assert all(torch.equal(a, b) for a, b in zip(quick, model.encode(some, beam=8, rate_weight=0.02)))
 
 
