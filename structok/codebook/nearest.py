@@ -1,8 +1,9 @@
 """Nearest-code lookup: exact k nearest codebook entries of many vectors, in bounded memory.
 
 The lookup ranks, then proves. Every code is scored by |e|²/2 - x·e about the codebook's mean: one matrix product,
-in float32 here, in split bfloat16 on tensor cores in `nearest_triton`. A bound on the rounding of those scores
-tells which codes could be the nearest: those are measured again as |x - e|² in float64. Mostly that is one code.
+in float32 here and in `nearest_cpu`, in split bfloat16 on tensor cores in `nearest_triton`. A bound on the rounding
+of those scores tells which codes could be the nearest: those are measured again as |x - e|² in float64. Mostly that
+is one code.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from structok.codebook.cpu import in_threads
+
 __all__ = ["nearest_code", "smallest"]
 
 _TILE = 1 << 19  # scores computed at once: 2 MB in float32, so that they are reduced while in cache
-_WIDE = 1 << 12  # codes scored at once for k = 1
 _BLOCK = 1 << 20  # entries of the working arrays of a block of vectors
+_MANY = 1 << 24  # scores that are worth threads
 _SMALL = 1 << 16  # differences x - e below which measuring all of them is the quickest
 _SPARE = 8  # candidates beyond k that are kept with their scores
 _UNIT = 2.0**-24
@@ -91,22 +94,36 @@ def lookup(x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], k: int) -> t
     wide = torch.promote_types(torch.promote_types(x.dtype, codebook.dtype), torch.float32)
     distance = torch.empty(len(x), k, device=x.device)
     index = torch.empty(len(x), k, dtype=torch.int32, device=x.device)
-    with torch.autocast(x.device.type, enabled=False):
-        codes = _prepare(codebook.to(wide))
-        kernel = _kernel(x, codebook, k)
-        rows = (max(1, _BLOCK // max(x.shape[1], 128))) << (0 if kernel is None else 4)
-        for i in range(0, len(x), rows):
-            block = x[i : i + rows].to(wide)
-            local = (block - codes.centre).float()
+    kernel, cpu, product = _kernel(x, codebook, k), _compiled(x, k), _product(x)
+    rows = (max(1, _BLOCK // max(x.shape[1], 128))) << (0 if kernel is None else 4)
+    if threads := cpu is not None and len(x) * len(codebook) >= _MANY:
+        rows = min(rows, -(-len(x) // (4 * torch.get_num_threads())))
+    rivals = codebook.to(wide).contiguous()
+    codes = _prepare(rivals)
+
+    def work(i: int) -> None:
+        block, out = x[i : i + rows].to(wide).contiguous(), slice(i, i + rows)
+        with torch.autocast(x.device.type, enabled=False):
+            if cpu is not None:
+                near, at, unsure = cpu.nearest(block, rivals, codes, _relative(x.shape[1], product))
+                if unsure.any():
+                    far, code = _resolve(block[unsure], codebook, codes, k)
+                    near[unsure], at[unsure] = far[:, 0].float(), code[:, 0]
+                distance[out, 0], index[out, 0] = near, at
+                return
+            local, error = (block - codes.centre).float(), product
             if kernel is not None:
-                leaders = Leaders(*kernel.leaders(local, codes.centred, codes.half_norm, k))
-                product = kernel.product_error(x.shape[1])
+                leaders, error = Leaders(*kernel.leaders(local, *codes[1:3], k)), kernel.product_error(x.shape[1])
             else:
-                leaders = _best(local, codes) if k == 1 else _several(local, codes, k)
-                product = _product(x)
-            near, at = _certify(block, codebook, codes, leaders, _rounding(local, codes, product), k)
-            distance[i : i + rows] = near
-            index[i : i + rows] = at
+                leaders = _several(local, codes, k)
+            distance[out], index[out] = _certify(block, codebook, codes, leaders, _rounding(local, codes, error), k)
+
+    blocks = range(0, len(x), rows)
+    if threads:
+        in_threads(work, blocks)
+    else:
+        for i in blocks:
+            work(i)
     return distance, index
 
 
@@ -157,6 +174,17 @@ def _kernel(x: Tensor, codebook: Tensor, k: int) -> ModuleType | None:
     return nearest_triton if nearest_triton.supports(x, codebook, k) else None
 
 
+def _compiled(x: Tensor, k: int) -> ModuleType | None:
+    """The compiled search's module, where it can do the work: for one code, on a CPU, with numba."""
+    if k > 1 or x.device.type != "cpu":
+        return None
+    try:
+        from structok.codebook import nearest_cpu
+    except ImportError:
+        return None
+    return nearest_cpu
+
+
 def _prepare(codebook: Float[Tensor, "n d"]) -> Codes:
     """Any centre will do for exactness, as long as the differences are rounded once; the mean keeps them small."""
     centre = codebook.mean(0)
@@ -179,47 +207,11 @@ def _rounding(local: Float[Tensor, "r d"], codes: Codes, product: float) -> Floa
     """
     d, reach = local.shape[1], codes.reach
     length = local.norm(dim=1)
-    relative = 1.01 * ((d + 8) * _UNIT + product)
-    return relative * (length + reach) * reach + d * torch.finfo(torch.float32).tiny * (1 + length + reach)
+    return _relative(d, product) * (length + reach) * reach + d * torch.finfo(torch.float32).tiny * (1 + length + reach)
 
 
-def _best(local: Float[Tensor, "r d"], codes: Codes) -> Leaders:
-    """The code of lowest score and the runner-up's score.
-
-    A row of scores is cut into groups. One streaming pass finds the groups' minima; only the best group is
-    looked into. Codes come in ranges, so that the scores of many vectors fit into the cache for any codebook.
-    """
-    r, n = len(local), len(codes.centred)
-    size = min(n, 128 if n > 512 else 32)  # groups of few codes cost less to look into, and more to find
-    best, floor = local.new_full((r,), torch.inf), local.new_full((r,), torch.inf)
-    index = torch.zeros(r, dtype=torch.long, device=local.device)
-    wide = _WIDE >> (local.shape[1] >= 128)  # long codes leave less cache to the scores
-    for start in range(0, n, wide):
-        e, half_norm = codes.centred[start : start + wide], codes.half_norm[start : start + wide]
-        short = -len(e) % size
-        if short:
-            e = torch.nn.functional.pad(e, (0, 0, 0, short))
-            half_norm = torch.nn.functional.pad(half_norm, (0, short), value=torch.inf)
-        groups, rows = len(e) // size, min(r, max(1, _TILE // len(e)))
-        score = local.new_empty(rows, len(e))
-        lows, inside = local.new_empty(r, groups), local.new_empty(r, size)
-        group = torch.empty(r, dtype=torch.long, device=local.device)
-        offset = torch.arange(rows, device=local.device) * groups
-        for i in range(0, r, rows):
-            part = local[i : i + rows]
-            held = torch.addmm(half_norm, part, e.T, alpha=-1.0, out=score[: len(part)]).view(-1, groups, size)
-            lowest = torch.amin(held, -1, out=lows[i : i + rows])
-            group[i : i + rows] = lowest.argmin(1)
-            chosen = offset[: len(part)] + group[i : i + rows]
-            torch.index_select(held.view(-1, size), 0, chosen, out=inside[i : i + rows])
-        low, at = inside.min(1)
-        inside.scatter_(1, at[:, None], torch.inf)
-        lows.scatter_(1, group[:, None], torch.inf)
-        second = torch.minimum(inside.amin(1), lows.amin(1))
-        floor = torch.minimum(torch.maximum(best, low), torch.minimum(floor, second))
-        index = torch.where(low < best, start + group * size + at, index)
-        best = torch.minimum(best, low)
-    return Leaders(best[:, None], index[:, None], floor)
+def _relative(d: int, product: float) -> float:
+    return 1.01 * ((d + 8) * _UNIT + product)
 
 
 def _several(local: Float[Tensor, "r d"], codes: Codes, k: int) -> Leaders:
@@ -250,15 +242,12 @@ def _certify(
     scored below t + 2ρ.
     """
     score, code, floor = leaders
-    limit = (score if k == score.shape[1] == 1 else score.topk(k, dim=1, largest=False).values).amax(1) + 2 * rounding
+    limit = score.topk(k, dim=1, largest=False).values.amax(1) + 2 * rounding
     unsure = ~(floor > limit)
-    if score.shape[1] == 1:
-        near, at = _measure(x, codebook, None, code[:, 0])[:, None], code
-    else:
-        near, at = x.new_full((len(x), k), torch.nan, dtype=torch.float64), code[:, :k].clone()
-        sure = ~unsure
-        row, column = (score[sure] <= limit[sure, None]).nonzero(as_tuple=True)
-        near[sure], at[sure] = _select(x[sure], codebook, row, code[sure][row, column], k)
+    near, at = x.new_full((len(x), k), torch.nan, dtype=torch.float64), code[:, :k].clone()
+    sure = ~unsure
+    row, column = (score[sure] <= limit[sure, None]).nonzero(as_tuple=True)
+    near[sure], at[sure] = _select(x[sure], codebook, row, code[sure][row, column], k)
     if unsure.any():
         near[unsure], at[unsure] = _resolve(x[unsure], codebook, codes, k)
     return near, at
@@ -297,14 +286,13 @@ def _select(
 
 
 def _measure(
-    x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], row: Int[Tensor, " p"] | None, code: Int[Tensor, " p"]
+    x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], row: Int[Tensor, " p"], code: Int[Tensor, " p"]
 ) -> Float[Tensor, " p"]:
-    """|x - e|² in float64 of each pair; without rows, of each vector and its code."""
+    """|x - e|² in float64 of each pair."""
     distance = torch.empty(len(code), dtype=torch.float64, device=x.device)
     size = max(1, (_BLOCK << (4 if x.is_cuda else 0)) // (8 * x.shape[1]))
     for i in range(0, len(code), size):
-        some = x[i : i + size] if row is None else x.index_select(0, row[i : i + size])
-        # not in place: `some` may be the caller's own float64 vectors
-        difference = some.double() - codebook.index_select(0, code[i : i + size]).double()
+        difference = x.index_select(0, row[i : i + size]).double()
+        difference -= codebook.index_select(0, code[i : i + size])
         torch.sum(difference.square_(), 1, out=distance[i : i + size])
     return distance

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from structok.batching import by_length
+from structok.codebook.cpu import in_threads
 from structok.codebook.nearest import nearest_code
 from structok.codebook.prior import Prior
 from structok.codebook.search import beam_search
@@ -129,11 +129,11 @@ class ChainModel:
             for i, row in zip(part, rows):
                 codes[i] = row[: len(chains[i])]
 
-        threads = torch.get_num_threads() if self.steps.device.type == "cpu" else 1
-        # the search's operations are short: a thread each for several batches beats several threads for each
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(work, parts):
-                pass
+        if self.steps.device.type == "cpu":
+            in_threads(work, parts)
+        else:
+            for part in parts:
+                work(part)
         return codes
 
     def _encode_batch(

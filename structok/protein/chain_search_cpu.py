@@ -7,15 +7,15 @@ extensions so far costs. The result is that of measuring all codes for all hypot
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numba import njit
 from numpy import ndarray as Array
 from torch import Tensor
+
+from structok.codebook.cpu import compiled
 
 __all__ = ["CompiledSearch"]
 
@@ -131,19 +131,7 @@ def _poses(frames: Float[Tensor, "b 4 4"]) -> Float[Array, "b 12"]:
     return torch.cat([frames[:, :3, :3].flatten(1), frames[:, :3, 3]], 1).numpy()
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Machine code on first use, which is kept on disk where there is a folder for it."""
-
-    def compile_lazily(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return njit(nogil=True, cache=True, **options)(function)
-        except RuntimeError:
-            return njit(nogil=True, **options)(function)
-
-    return compile_lazily
-
-
-@_compiled(fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _bounds(goal, scale, cost, group, alive, low, high, cheapest, bound):
     """What any code of each tile costs at least, whatever it extends."""
     bound[:] = np.inf
@@ -156,7 +144,7 @@ def _bounds(goal, scale, cost, group, alive, low, high, cheapest, bound):
             bound[t] = min(bound[t], so_far + scale * square + cheapest[g, t])
 
 
-@_compiled(fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _measure(t, goal, scale, cost, group, alive, step, price, extra, limit, total, hits):
     """The total of each hypothesis with each code of tile t, and how many are within the limit."""
     for h in range(alive):
@@ -172,7 +160,7 @@ def _measure(t, goal, scale, cost, group, alive, step, price, extra, limit, tota
         hits[h] = within
 
 
-@_compiled(fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _latent_term(t, z, pull, vector, extra):
     """λ |z - e|² of each code of tile t."""
     extra[:] = 0.0
@@ -181,7 +169,7 @@ def _latent_term(t, z, pull, vector, extra):
             extra[j] += pull * (z[i] - vector[t, i, j]) ** 2
 
 
-@_compiled(fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _first_limit(total, alive, low):
     """A limit that at least `_LANES` of the totals are within."""
     low[:] = np.inf
@@ -192,13 +180,13 @@ def _first_limit(total, alive, low):
     return low.max()
 
 
-@_compiled()
+@compiled()
 def _precedes(total, h, k, other, other_h, other_k):
     """Ties go to the earlier hypothesis, then to the lower code."""
     return total < other or (total == other and (h < other_h or (h == other_h and k < other_k)))
 
 
-@_compiled()
+@compiled()
 def _extend(goal, scale, cost, group, alive, z, pull, arrays, room, parent, code, best):
     """The best extensions of the hypotheses by a code each; returns how many there are, `beam` or all."""
     label, step, vector, low, high, price, cheapest = arrays
@@ -251,7 +239,7 @@ def _extend(goal, scale, cost, group, alive, z, pull, arrays, room, parent, code
     return held
 
 
-@_compiled()
+@compiled()
 def _search(coords, length, weight, latents, pull, start, tiles, prices, beam, out):
     """Chain after chain, residue after residue: goals, the best extensions, their poses; then the way back."""
     price, cheapest = prices

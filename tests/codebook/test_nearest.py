@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from structok import nearest_code
-from structok.codebook import nearest
+from structok.codebook import nearest, nearest_cpu
 from structok.codebook.nearest import smallest
 
 
@@ -49,16 +49,41 @@ def problems(draw):
     return x, codebook, draw(st.integers(1, min(codes, 9)))
 
 
+@pytest.mark.parametrize("way", ["small", "compiled", "torch"])
 @settings(max_examples=120, deadline=None)
 @given(problems())
-def test_equals_an_exhaustive_float64_search_with_ties_to_the_lowest_index(problem):
+def test_equals_an_exhaustive_float64_search_with_ties_to_the_lowest_index(way, problem):
+    """Small problems are measured in full; the ways of large ones must hold for them too."""
     x, codebook, k = problem
-    # small problems are measured in full; the way of large ones must hold for them too
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nearest, "_SMALL", 0)
-        patch.setattr(nearest, "_WIDE", 256)
+        patch.setattr(nearest_cpu, "_WIDE", 256)
+        if way != "small":
+            patch.setattr(nearest, "_SMALL", 0)
+            patch.setattr(nearest, "_BLOCK", 128 * 16)  # blocks of 16 vectors, for several threads
+        if way == "torch":
+            patch.setattr(nearest, "_compiled", lambda x, k: None)
         check(x, codebook, k)
-    check(x, codebook, k)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_compiled_way_takes_all_float_types_and_strides_and_leaves_its_input_alone(monkeypatch, kind):
+    monkeypatch.setattr(nearest, "_SMALL", 0)
+    x, codebook = (t.to(kind) for t in problem_in("plain", 0, 50, 300, 12))
+    before = x.clone()
+    check(x, codebook, 1)
+    check(x[::2, 1:7], codebook[:, 1:7], 1)
+    check(x, codebook.float(), 1)
+    assert torch.equal(x, before)
+
+
+def test_missing_values_cost_no_row_its_answer(monkeypatch):
+    monkeypatch.setattr(nearest, "_SMALL", 0)
+    x, codebook = problem_in("plain", 0, 50, 300, 12)
+    x[::3, 2], x[1, 0] = torch.nan, torch.inf
+    distance, index = nearest_code(x, codebook)
+    keep = x.isfinite().all(1)
+    assert torch.equal(index[keep].long(), exhaustive(x[keep], codebook, 1)[1][:, 0])
+    assert distance[::3].isnan().all() and (index[~keep] == 0).all() and distance[1] == torch.inf
 
 
 def check(x, codebook, k):
