@@ -256,7 +256,7 @@ def main(
         about = f"CPU ({platform.machine()})"
         note = (
             "No GPU was available. Every figure is of the CPU path. The Triton kernel has been proven for correctness "
-            "only, through Triton's interpreter; its speed and its compiled form are unmeasured."
+            "only, through Triton's interpreter, and compiles (kernel.json); its speed is unmeasured."
         )
     results = {
         "device": about,

@@ -1,6 +1,11 @@
 """The fused kernel, run by Triton's interpreter on CPU tensors (compiled where there is a GPU), is exact too."""
 
+import json
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -95,3 +100,14 @@ def test_tunes_on_a_gpu():
     score, index, _ = nearest_triton.leaders(x.cuda(), codebook.cuda(), codebook.square().sum(1).cuda() / 2, 1)
     best = index.gather(1, score.argmin(1, keepdim=True))
     assert (best.cpu() == exhaustive(x, codebook, 1)[1]).float().mean() > 0.99
+
+
+def test_compiles_for_gpus_that_are_not_here(tmp_path):
+    """For A100, RTX 30 and H100 class machines: tensor cores are used, and at least one tile fits without a spill."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "eval.kernel", "--quick", "-o", tmp_path / "kernel.json"]
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=Path(__file__).parents[2])
+    tiles = json.loads((tmp_path / "kernel.json").read_text())["tiles"]
+    assert all(tile["tensor_core_instructions"] > 0 for tile in tiles)
+    for capability in (80, 86, 90):
+        assert any(t["fits"] and not t["spilled_bytes"] for t in tiles if t["capability"] == capability)
