@@ -7,89 +7,103 @@ pose. What the bridge looks like inside is not a prediction of the missing loop.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, backbone_frames, invert, rigid
 from structok.protein.reading import CA_STEP
 
-__all__ = ["fill_missing"]
+__all__ = ["Pieces", "fill_missing"]
 
 _WALKERS, _TRIES, _LANDINGS = 48, 96, 1024
+# three points that weigh rotation against translation as N, CA and C do
+_TRIAD = torch.tensor([[-0.5, 1.4, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0]], dtype=torch.float64)
 
 
-def fill_missing(
-    coords: Float[Tensor, "l 3 3"], mask: Bool[Tensor, " l"], steps: Float[Tensor, "k 3 3"]
-) -> Float[Tensor, "l 3 3"]:
-    """Put residues where `mask` is False, built from bonded `steps`; observed ones stay as they are.
+class Pieces(NamedTuple):
+    """What bridges are built from: bonded steps as frames, where each puts the triad, residues in their own frames."""
+
+    transforms: Float[Tensor, "k 4 4"]
+    landing: Float[Tensor, "k 9"]
+    inner: Float[Tensor, "k 3 3"]
+    usual: int
+
+    @classmethod
+    def of(cls, steps: Float[Tensor, "k 3 3"]) -> Pieces:
+        steps = steps.double()
+        transforms = backbone_frames(steps)
+        landing = apply(transforms, _TRIAD.expand(len(steps), 3, 3)).flatten(1)
+        usual = int((steps - steps.mean(0)).square().sum((1, 2)).argmin())
+        return cls(transforms, landing, apply(invert(transforms), steps), usual)
+
+
+def fill_missing(coords: Float[Tensor, "l 3 3"], mask: Bool[Tensor, " l"], pieces: Pieces) -> Float[Tensor, "l 3 3"]:
+    """Put residues where `mask` is False, built from bonded steps; observed ones stay as they are.
 
     Inside the chain a gap is bridged; where its ends are further apart than its residues can reach, they
     grow backwards from the far end and one long step is left behind the near end. Missing residues at a
     terminus extend the chain. Deterministic.
     """
+    if mask.all():
+        return coords.double()
     coords = torch.where(mask[:, None, None], coords.double(), 0.0)
-    steps = steps.double()
     seen = mask.nonzero()[:, 0].tolist()
     frames = backbone_frames(coords[seen])
     at = dict(zip(seen, frames))
     if seen[0] > 0:
-        coords[: seen[0]] = _grow(at[seen[0]], seen[0], steps, backwards=True, toward=None)
+        coords[: seen[0]] = _grow(at[seen[0]], seen[0], pieces, backwards=True, toward=None)
     for left, right in pairwise(seen):
         if n := right - left - 1:
             span = float((at[right][:3, 3] - at[left][:3, 3]).norm())
             if span > 0.95 * CA_STEP * (n + 1):
-                bridge = _grow(at[right], n, steps, backwards=True, toward=at[left][:3, 3])
+                bridge = _grow(at[right], n, pieces, backwards=True, toward=at[left][:3, 3])
             else:
-                bridge = _bridge(at[left], at[right], n, steps)
+                bridge = _bridge(at[left], at[right], n, pieces)
             coords[left + 1 : right] = bridge
     if tail := len(coords) - 1 - seen[-1]:
-        coords[seen[-1] + 1 :] = _grow(at[seen[-1]], tail, steps, backwards=False, toward=None)
+        coords[seen[-1] + 1 :] = _grow(at[seen[-1]], tail, pieces, backwards=False, toward=None)
     return coords
 
 
 def _grow(
     frame: Float[Tensor, "4 4"],
     n: int,
-    steps: Float[Tensor, "k 3 3"],
+    pieces: Pieces,
     *,
     backwards: bool,
     toward: Tensor | None,
 ) -> Float[Tensor, "n 3 3"]:
     """n residues that extend a chain from `frame`: the median step over and over, or the steps nearest a point."""
-    transforms = backbone_frames(steps)
-    if backwards:
-        transforms = invert(transforms)
-    inner = apply(invert(backbone_frames(steps)), steps)
-    usual = int((steps - steps.mean(0)).square().sum((1, 2)).argmin())
+    transforms = invert(pieces.transforms) if backwards else pieces.transforms
     out = []
     for _ in range(n):
         options = frame @ transforms
-        pick = usual
+        pick = pieces.usual
         if toward is not None:
             pick = int((options[:, :3, 3] - toward).norm(dim=-1).argmin())
         frame = options[pick]
-        out.append(apply(frame, inner[pick]))
+        out.append(apply(frame, pieces.inner[pick]))
     return torch.stack(out[::-1] if backwards else out)
 
 
-def _bridge(
-    left: Float[Tensor, "4 4"], right: Float[Tensor, "4 4"], n: int, steps: Float[Tensor, "k 3 3"]
-) -> Float[Tensor, "n 3 3"]:
+def _bridge(left: Float[Tensor, "4 4"], right: Float[Tensor, "4 4"], n: int, pieces: Pieces) -> Float[Tensor, "n 3 3"]:
     """Random walkers that close in on the far end, an exact search for the last two steps, a small correction.
 
     The walkers keep to the share of the distance that the remaining steps have to cover. The landing error
     that is left is spread over the bridge as a growing part of one rigid motion.
     """
     random = torch.Generator().manual_seed(n)
-    transforms = backbone_frames(steps)
+    transforms = pieces.transforms
     goal, span = right[:3, 3], float((right[:3, 3] - left[:3, 3]).norm())
     paths = left[None, None]  # walkers, residues so far, 4, 4
     for remaining in range(n, 1, -1):
         want = max(span * remaining / (n + 1), min(span, 5.0), 5.0 if remaining == 2 else 0.0)
         want = min(want, 0.9 * CA_STEP * remaining)
-        picks = torch.randperm(len(steps), generator=random)[:_TRIES]
+        picks = torch.randperm(len(transforms), generator=random)[:_TRIES]
         miss = (_distances(paths[:, -1], transforms[picks], goal) - want).abs()
         # walkers within 1 Å of the plan count as equal, so that the kept ones stay diverse
         score = miss.clamp(min=1.0) + 0.2 * torch.rand(len(miss), generator=random, dtype=miss.dtype)
@@ -97,31 +111,27 @@ def _bridge(
         walker = kept // len(picks)
         frames = paths[walker, -1] @ transforms[picks[kept % len(picks)]]
         paths = torch.cat([paths[walker], frames[:, None]], 1)
-    picks = torch.randperm(len(steps), generator=random)[:_LANDINGS]
+    picks = torch.randperm(len(transforms), generator=random)[:_LANDINGS]
     far = (_distances(paths[:, -1], transforms[picks], goal) - CA_STEP).abs()
     near = far.topk(min(512, len(far)), largest=False).indices
     walker = near // len(picks)
     frames = paths[walker, -1] @ transforms[picks[near % len(picks)]]
-    target = apply(right, _TRIAD.to(right))
+    target = apply(right, _TRIAD)
     seen_from = apply(invert(frames), target.expand(len(near), 3, 3)).flatten(1)
-    landing = apply(transforms, _TRIAD.to(right).expand(len(steps), 3, 3)).flatten(1)
-    miss = torch.cdist(seen_from.float(), landing.float())
-    best = int(miss.argmin())
-    chosen, last = best // len(steps), best % len(steps)
+    miss, index = nearest_code(seen_from, pieces.landing)
+    chosen = int(miss.argmin())
     path = torch.cat([paths[walker[chosen], 1:], frames[chosen, None]])
-    inner = apply(invert(transforms[:1]), steps[:1])
-    return apply(_spread(path, frames[chosen] @ transforms[last], right), inner.expand(n, 3, 3))
+    return apply(
+        _spread(path, frames[chosen] @ transforms[int(index[chosen])], right), pieces.inner[:1].expand(n, 3, 3)
+    )
 
 
 def _distances(
     frames: Float[Tensor, "w 4 4"], transforms: Float[Tensor, "p 4 4"], goal: Float[Tensor, " 3"]
 ) -> Float[Tensor, " w*p"]:
     """How far from a point each frame would end up after each step."""
-    return (apply(frames, transforms[:, :3, 3].expand(len(frames), -1, -1)) - goal).norm(dim=-1).flatten()
-
-
-# three points that weigh rotation against translation as N, CA and C do
-_TRIAD = torch.tensor([[-0.5, 1.4, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0]], dtype=torch.float64)
+    moved = (frames[:, :3, :3].flatten(0, 1) @ transforms[:, :3, 3].T).unflatten(0, (-1, 3))
+    return (moved + (frames[:, :3, 3] - goal)[..., None]).square_().sum(1).sqrt_().flatten()
 
 
 def _spread(

@@ -28,7 +28,7 @@ from structok.geometry import (
     rotation_to_6d,
     scan,
 )
-from structok.protein.bridge import fill_missing
+from structok.protein.bridge import Pieces, fill_missing
 from structok.protein.chain_search import ChainSearch, StepTable
 from structok.protein.reading import BOND_LIMIT
 
@@ -144,9 +144,9 @@ class ChainModel:
         rate_weight: float,
         beam: int | None,
     ) -> Int[Tensor, "b l"]:
-        device, bonded = self.steps.device, self.bonded.cpu()
+        device, pieces = self.steps.device, self._pieces
         masks = [chain.isfinite().all(-1).all(-1) for chain in chains]
-        coords = pad_sequence([fill_missing(c, m, bonded) for c, m in zip(chains, masks)], batch_first=True).to(device)
+        coords = pad_sequence([fill_missing(c, m, pieces) for c, m in zip(chains, masks)], batch_first=True).to(device)
         given = None
         if latents is not None:
             given = pad_sequence([z.detach().float() for z in latents], True, torch.nan).to(device)
@@ -240,6 +240,10 @@ class ChainModel:
             codes = self._compiled(coords, active.sum(1), weight, start, goals, pull, price=price, beam=beam)
         codes[:, 0] = self._first(coords, latents, latent_weight)
         return codes
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces.of(self.bonded.cpu())
 
     @cached_property
     def _compiled(self) -> CompiledSearch | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from structok.protein.bridge import fill_missing
+from structok.protein.bridge import Pieces, fill_missing
 from structok.protein.chain_model import chain_steps
 
 
@@ -22,7 +22,7 @@ def gapped(chain, start, stop):
 @pytest.mark.parametrize("length", [1, 2, 3, 6, 15])
 def test_a_gap_is_bridged_without_jumps(chain, steps, length):
     coords, mask = gapped(chain, 30, 30 + length)
-    filled = fill_missing(coords, mask, steps)
+    filled = fill_missing(coords, mask, Pieces.of(steps))
     assert torch.equal(filled[mask].float(), coords[mask])
     assert filled.isfinite().all()
     spacing = (filled[1:, 1] - filled[:-1, 1]).norm(dim=-1)[29 : 31 + length]
@@ -34,14 +34,14 @@ def test_a_gap_is_bridged_without_jumps(chain, steps, length):
 def test_a_bridge_does_not_depend_on_where_the_chain_lies(chain, steps):
     coords, mask = gapped(chain, 20, 27)
     turn = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
-    moved = fill_missing(coords.double() @ turn.T + 25, mask, steps)
-    assert torch.allclose(moved, fill_missing(coords.double(), mask, steps) @ turn.T + 25, atol=1e-4)
+    moved = fill_missing(coords.double() @ turn.T + 25, mask, Pieces.of(steps))
+    assert torch.allclose(moved, fill_missing(coords.double(), mask, Pieces.of(steps)) @ turn.T + 25, atol=1e-4)
 
 
 def test_missing_ends_are_extended(chain, steps):
     coords, mask = gapped(chain, 0, 4)
     coords[-3:], mask[-3:] = torch.nan, False
-    filled = fill_missing(coords, mask, steps)
+    filled = fill_missing(coords, mask, Pieces.of(steps))
     spacing = (filled[1:, 1] - filled[:-1, 1]).norm(dim=-1)
     assert (spacing[:5] - 3.8).abs().max() < 0.4 and (spacing[-4:] - 3.8).abs().max() < 0.4
 
@@ -49,6 +49,6 @@ def test_missing_ends_are_extended(chain, steps):
 def test_a_gap_too_wide_leaves_one_long_step(chain, steps):
     coords, mask = gapped(chain, 40, 42)
     coords[42:] += 60
-    filled = fill_missing(coords, mask, steps)
+    filled = fill_missing(coords, mask, Pieces.of(steps))
     spacing = (filled[1:, 1] - filled[:-1, 1]).norm(dim=-1)[39:44].numpy()
     assert (np.sort(spacing)[:-1] < 4.5).all() and spacing[0] == spacing.max() > 30
