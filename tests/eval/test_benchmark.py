@@ -158,8 +158,8 @@ def test_assignments_name_what_they_do(chain_vq):
 def test_sweep_marks_the_default_and_gains_by_the_beam(results):
     rows = json.loads((results / "sweep_small.json").read_text())["models"]["chain-vq-256"]["rows"]
     by_label = {r["label"]: r for r in rows}
-    assert [r["label"] for r in rows if r["default"]] == ["closed loop, beam 32"]
-    assert by_label["closed loop, beam 32"]["rmsd"]["mean"] <= by_label["closed loop, beam 1"]["rmsd"]["mean"]
+    assert [r["label"] for r in rows if r["default"]] == ["closed loop, beam 64"]
+    assert by_label["closed loop, beam 64"]["rmsd"]["mean"] <= by_label["closed loop, beam 1"]["rmsd"]["mean"]
     assert by_label["open loop"]["equal_to_open"] == 1
     assert by_label["open loop"]["crop start"]["20"]["codes"] > 0.9  # only the first residue's code can change
 
