@@ -1,7 +1,8 @@
 """The nearest code of each vector on the CPU: scores by matrix product, and one compiled pass over them.
 
 The pass reads a block of scores while it is in cache and keeps of each row the lowest and the second lowest. The
-winner is measured in float64, and it is the nearest unless rounding could have hidden another (`nearest`).
+winner is measured in float64, and it is the nearest unless rounding could have hidden another (`nearest`). For short
+vectors a matrix product takes longer than to read its result: the pass then makes the scores as it goes.
 
 Scores are compared as integers, by their bits: a compiler makes vector code of the least of integers, but not of the
 least of numbers that may be NaN.
@@ -14,18 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy import ndarray as Array
 from torch import Tensor
 from torch.nn.functional import pad
 
+from structok.codebook.cpu import compiled
+
 if TYPE_CHECKING:
     from structok.codebook.nearest import Codes
-
-from structok.codebook.cpu import compiled
 
 __all__ = ["nearest"]
 
 _TILE = 1 << 19  # scores of a block: 2 MB
 _WIDE = 1 << 12  # codes of a block
+_SHORT, _PART = 9, 128  # components up to which scores are made in the pass (steps of chains have 9), and codes at once
 _LAST = np.int32(0x7FFFFFFF)
 
 
@@ -50,16 +53,34 @@ def nearest(
     unsure : where rounding could have hidden a code as near, or one before it
     """
     centre, centred, half_norm, reach = codes
-    rows, n = len(x), len(centred)
-    local, length = torch.empty(x.shape), torch.empty(rows)
+    rows, short = len(x), x.shape[1] <= _SHORT
+    tall, long = (rows + -rows % 4, _SHORT) if short else x.shape
+    local, length = torch.zeros(tall, long), torch.empty(rows)
     _centre(x.numpy(), centre.numpy(), local.numpy(), length.numpy())
-    best, floor = (torch.full((rows,), int(_LAST), dtype=torch.int32) for _ in range(2))
-    index, distance, unsure = (
-        torch.zeros(rows, dtype=torch.long),
-        torch.empty(rows),
-        torch.empty(rows, dtype=torch.bool),
-    )
-    wide = min(n, _WIDE >> (x.shape[1] >= 128))  # long codes leave less cache to the scores
+    best, floor = (torch.full((tall,), int(_LAST), dtype=torch.int32) for _ in range(2))
+    index = torch.zeros(tall, dtype=torch.long)
+    distance, unsure = torch.empty(rows), torch.empty(rows, dtype=torch.bool)
+    if short:
+        _reduce_short(local.numpy(), *_in_parts(centred, half_norm), *(y.numpy() for y in (best, floor, index)))
+    else:
+        _by_product(local, centred, half_norm, best, floor, index)
+    best, floor = (_in_order(y).view(torch.float32) for y in (best, floor))
+    told = (y.numpy() for y in (best, floor, index, length, distance, unsure))
+    _settle(x.numpy(), codebook.numpy(), relative, float(reach), *told)
+    return distance, index[:rows], unsure
+
+
+def _by_product(
+    local: Float[Tensor, "r d"],
+    centred: Float[Tensor, "n d"],
+    half_norm: Float[Tensor, " n"],
+    best: Int[Tensor, " r"],
+    floor: Int[Tensor, " r"],
+    index: Int[Tensor, " r"],
+) -> None:
+    """Scores of blocks of vectors and codes, each reduced while it is in cache."""
+    (rows, d), n = local.shape, len(centred)
+    wide = min(n, _WIDE >> (d >= 128))  # long codes leave less cache to the scores
     part = 128 if n > 256 else 32  # scores whose least is found at once; the part with the least of all is looked into
     tall = max(1, _TILE // wide)
     for start in range(0, n, wide):
@@ -72,11 +93,6 @@ def nearest(
             torch.addmm(bias, some, e.T, alpha=-1.0, out=score[: len(some)])
             bits = score[: len(some)].view(torch.int32).unflatten(1, (-1, part)).numpy()
             _reduce(bits, start, *(y[i : i + tall].numpy() for y in (best, floor, index)))
-    told = (y.numpy() for y in (_in_order(best).view(torch.float32), _in_order(floor).view(torch.float32), index))
-    _settle(
-        x.numpy(), codebook.numpy(), relative, float(reach), *told, length.numpy(), distance.numpy(), unsure.numpy()
-    )
-    return distance, index, unsure
 
 
 @compiled(fastmath={"contract", "reassoc"})
@@ -127,13 +143,64 @@ def _reduce(bits, start, best, floor, index):
         best[r], index[r] = lowest, start + part * size + at
 
 
+def _in_parts(
+    centred: Float[Tensor, "n d"], half_norm: Float[Tensor, " n"]
+) -> tuple[Float[Array, "p d*s"], Float[Array, "p s"]]:
+    """Codes in parts, component by component; the last part is filled up with codes of infinite norm."""
+    short = -len(centred) % _PART
+    e = pad(centred, (0, _SHORT - centred.shape[1], 0, short))
+    bias = pad(half_norm, (0, short), value=torch.inf)
+    table = e.unflatten(0, (-1, _PART)).transpose(1, 2).flatten(1).contiguous()
+    return table.numpy(), bias.unflatten(0, (-1, _PART)).contiguous().numpy()
+
+
+@compiled(fastmath={"contract"})
+def _scores(x, r, table, bias, p, out):
+    """Scores of four vectors with one part of the codes."""
+    for j in range(_PART):
+        one = two = three = four = bias[p, j]
+        for i in range(_SHORT):
+            e = table[p, i * _PART + j]
+            one -= x[r, i] * e
+            two -= x[r + 1, i] * e
+            three -= x[r + 2, i] * e
+            four -= x[r + 3, i] * e
+        out[j], out[_PART + j], out[2 * _PART + j], out[3 * _PART + j] = one, two, three, four
+
+
+@compiled()
+def _reduce_short(x, table, bias, best, floor, index):
+    """`_reduce` of scores that are made on the way, for four vectors at a time."""
+    out = np.empty(4 * _PART, np.float32)
+    bits, part = out.view(np.int32), np.empty(4, np.int64)
+    for r in range(0, len(x), 4):
+        for p in range(len(bias)):
+            _scores(x, r, table, bias, p, out)
+            for q in range(4):
+                least = _LAST
+                for j in range(_PART):
+                    least = np.int32(min(least, _key(bits[q * _PART + j])))
+                if p == 0 or least < best[r + q]:
+                    floor[r + q], best[r + q], part[q] = best[r + q], least, p
+                else:
+                    floor[r + q] = min(floor[r + q], least)
+        for q in range(4):
+            _scores(x, r, table, bias, part[q], out)
+            at, second, lowest = _LAST, floor[r + q], best[r + q]
+            for j in range(_PART):
+                at = np.int32(min(at, np.int32(j) if _key(bits[q * _PART + j]) == lowest else _LAST))
+            for j in range(_PART):
+                second = np.int32(min(second, _LAST if np.int32(j) == at else _key(bits[q * _PART + j])))
+            floor[r + q], index[r + q] = second, part[q] * _PART + at
+
+
 @compiled(fastmath={"contract", "reassoc"})
 def _settle(x, codebook, relative, reach, best, floor, index, length, distance, unsure):
     """Distance to the winner, and whether another code's score is within twice the rounding of its own."""
     for r in range(len(x)):
-        square = 0.0
+        square, code = 0.0, min(index[r], len(codebook) - 1)  # a row that is not finite may name a place without a code
         for i in range(x.shape[1]):
-            square += (np.float64(x[r, i]) - np.float64(codebook[index[r], i])) ** 2
+            square += (np.float64(x[r, i]) - np.float64(codebook[code, i])) ** 2
         distance[r] = square
         rounding = relative * (length[r] + reach) * reach + x.shape[1] * 1.2e-38 * (1 + length[r] + reach)
         unsure[r] = not floor[r] > best[r] + 2 * rounding

@@ -86,6 +86,16 @@ def test_missing_values_cost_no_row_its_answer(monkeypatch):
     assert distance[::3].isnan().all() and (index[~keep] == 0).all() and distance[1] == torch.inf
 
 
+@pytest.mark.parametrize("d", [1, 9, 40])
+@pytest.mark.parametrize("codes", [1, 5, 300])
+def test_rows_of_infinity_name_a_code(monkeypatch, codes, d):
+    monkeypatch.setattr(nearest, "_SMALL", 0)
+    codebook = -problem_in("plain", 0, 1, codes, d)[1].abs()
+    for value in (torch.inf, -torch.inf, torch.nan, 3e38, -3e38):
+        distance, index = nearest_code(torch.full((3, d), value), codebook)
+        assert ((index >= 0) & (index < codes)).all() and not distance.isfinite().any()
+
+
 def check(x, codebook, k):
     distance, index = nearest_code(x, codebook, k=k)
     expected_distance, expected = exhaustive(x, codebook, k)
