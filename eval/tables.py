@@ -160,6 +160,48 @@ def training() -> str:
     return f"Training speed ({where}):\n\n" + grid([*head, "share of a matrix product's speed"], rows)
 
 
+def speed() -> str:
+    """Encoding and decoding of each protein model, and how much faster than a plain search that is."""
+    found = load("throughput")
+    rows = [
+        [
+            f"`{name}`",
+            row["beam"],
+            f"{row['encode, batch 32, residues/s']:,}",
+            f"{row['encode, one by one, residues/s']:,}",
+            f"{row['decode, residues/s']:,}",
+        ]
+        for name, _ in sorted(measured("protein").items(), key=lambda item: -item[1]["codes"])
+        if (row := found["models"].get(name))
+    ]
+    head = ["model", "beam", "encode, residues/s", "one chain at a time", "decode, residues/s"]
+    plain = found["closed loop against a plain search"]
+    return (
+        f"{grid(head, rows)}\n\nOn {found['threads']} CPU cores. A search of all codes in plain torch, `chain-vq-4096`"
+        f" with beam {plain['beam']}, encodes {plain['plain, residues/s']:,} residues/s in the same run, ours"
+        f" {plain['ours, residues/s']:,}, as accurately."
+    )
+
+
+def lookups() -> str:
+    """Nearest-code lookup beside the bare matrix product and the best peer of the same run."""
+    found = load("lookup")
+    rows = [
+        [
+            f"{row['n']:,}",
+            f"{row['k']:,}",
+            row["d"],
+            f"{row['seconds']['structok'] * 1e3:,.0f} ms",
+            f"{row['over_bare_product']:.2f}",
+            f"{row['speed_over_best_peer']:.2f}",
+        ]
+        for row in found["lookups"]
+    ]
+    head = ["vectors", "codes", "components", "time", "time / bare matrix product", "speed / best peer"]
+    peers = ", ".join(name for name in found["lookups"][0]["speed_over_peers"])
+    return f"{grid(head, rows)}\n\n{found['device']}, {found['threads']} thread; peers: {peers}."
+
+
 def means(by_length: dict[str, Any]) -> str:
     """Mean of each length bin."""
     return ", ".join(f"{k}: {v['mean']:.3f}" for k, v in by_length.items()) + "."
@@ -195,7 +237,8 @@ def fill(path: Path, blocks: dict[str, str]) -> None:
 def main() -> None:
     """Refresh README.md and the cards of the protein models."""
     if measured("protein"):
-        fill(ROOT / "README.md", {"reconstruction": reconstruction(), "benchmark": benchmark()})
+        blocks = {"reconstruction": reconstruction(), "benchmark": benchmark(), "speed": speed(), "lookups": lookups()}
+        fill(ROOT / "README.md", blocks)
         for name in measured("protein"):
             path = ROOT / "checkpoints" / name / "README.md"
             if path.exists():
