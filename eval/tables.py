@@ -29,6 +29,11 @@ def measured(modality: str) -> dict[str, Any]:
     return {n: m for n, m in load("benchmark").get("models", {}).items() if m["modality"] == modality}
 
 
+def proteins() -> list[tuple[str, Any]]:
+    """Those of the protein models, most codes first."""
+    return sorted(measured("protein").items(), key=lambda item: -item[1]["codes"])
+
+
 def grid(header: list[str], rows: list[list[Any]]) -> str:
     """A markdown table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -43,7 +48,7 @@ def figures(result: dict[str, Any], metric: str = "rmsd") -> str:
 def reconstruction() -> str:
     """Protein models by default assignment, most codes first."""
     rows = []
-    for name, model in sorted(measured("protein").items(), key=lambda item: -item[1]["codes"]):
+    for name, model in proteins():
         found = model["assignments"][model["default"]]
         cells = [figures(found["sets"][s]) for s in SETS]
         rows.append(
@@ -56,7 +61,7 @@ def reconstruction() -> str:
 def benchmark() -> str:
     """What a language model pays: accuracy, stability and robustness, default assignment and open loop."""
     rows = []
-    for name, model in sorted(measured("protein").items(), key=lambda item: -item[1]["codes"]):
+    for name, model in proteins():
         for label in dict.fromkeys([model["default"], "open loop"]):
             found = model["assignments"][label]
             stable, broken = found["stability"], found["robustness"]["0.01"]
@@ -84,7 +89,7 @@ def benchmark() -> str:
 def comparison() -> str:
     """Ours on CASP14 beside published figures: RMSD over CA and TM-score."""
     rows = []
-    for name, model in sorted(measured("protein").items(), key=lambda item: -item[1]["codes"]):
+    for name, model in proteins():
         for label, found in model["assignments"].items():
             if "," in label.removeprefix(model["default"]) and label != model["default"]:
                 continue  # further beams stand in the card
@@ -171,7 +176,7 @@ def speed() -> str:
             f"{row['encode, one by one, residues/s']:,}",
             f"{row['decode, residues/s']:,}",
         ]
-        for name, _ in sorted(measured("protein").items(), key=lambda item: -item[1]["codes"])
+        for name, _ in proteins()
         if (row := found["models"].get(name))
     ]
     head = ["model", "beam", "encode, residues/s", "one chain at a time", "decode, residues/s"]

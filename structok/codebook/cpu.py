@@ -35,10 +35,13 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     return decorate
 
 
-def in_threads(work: Callable[[Part], None], parts: Sequence[Part]) -> None:
-    """Do all parts on torch's number of threads: one thread each beats several for each, since operations are short."""
+def in_threads(work: Callable[[Part], None], parts: Sequence[Part], *, several: bool) -> None:
+    """Do all parts, one after the other or on torch's number of threads.
+
+    Where operations are short, a thread for each part beats several for each.
+    """
     threads = min(torch.get_num_threads(), len(parts))
-    if threads <= 1:
+    if not several or threads <= 1:
         for part in parts:
             work(part)
         return

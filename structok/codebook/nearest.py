@@ -105,7 +105,8 @@ def lookup(x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], k: int) -> t
         block, out = x[i : i + rows].to(wide).contiguous(), slice(i, i + rows)
         with torch.autocast(x.device.type, enabled=False):
             if cpu is not None:
-                near, at, unsure = cpu.nearest(block, rivals, codes, _relative(x.shape[1], product))
+                near, at, score, floor, length = cpu.nearest(block, rivals, codes)
+                unsure = ~(floor > score + 2 * _rounding(length, codes, product))
                 if unsure.any():
                     far, code = _resolve(block[unsure], codebook, codes, k)
                     near[unsure], at[unsure] = far[:, 0].float(), code[:, 0]
@@ -116,14 +117,10 @@ def lookup(x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], k: int) -> t
                 leaders, error = Leaders(*kernel.leaders(local, *codes[1:3], k)), kernel.product_error(x.shape[1])
             else:
                 leaders = _several(local, codes, k)
-            distance[out], index[out] = _certify(block, codebook, codes, leaders, _rounding(local, codes, error), k)
+            rounding = _rounding(local.norm(dim=1), codes, error)
+            distance[out], index[out] = _certify(block, codebook, codes, leaders, rounding, k)
 
-    blocks = range(0, len(x), rows)
-    if threads:
-        in_threads(work, blocks)
-    else:
-        for i in blocks:
-            work(i)
+    in_threads(work, range(0, len(x), rows), several=threads)
     return distance, index
 
 
@@ -199,19 +196,15 @@ def _product(x: Tensor) -> float:
     return _PRODUCT[setting]
 
 
-def _rounding(local: Float[Tensor, "r d"], codes: Codes, product: float) -> Float[Tensor, " r"]:
+def _rounding(length: Float[Tensor, " r"], codes: Codes, product: float) -> Float[Tensor, " r"]:
     """A bound on the error of every score of a row; infinite or NaN where scores may have overflowed.
 
     Standard bounds of a float32 sum of d products, of the rounding of x and e about the centre, and of |e|²/2;
     by Cauchy-Schwarz |x||e| stands for Σ|x_i e_i|. The last term covers results flushed to zero.
     """
-    d, reach = local.shape[1], codes.reach
-    length = local.norm(dim=1)
-    return _relative(d, product) * (length + reach) * reach + d * torch.finfo(torch.float32).tiny * (1 + length + reach)
-
-
-def _relative(d: int, product: float) -> float:
-    return 1.01 * ((d + 8) * _UNIT + product)
+    d, reach = codes.centred.shape[1], codes.reach
+    relative = 1.01 * ((d + 8) * _UNIT + product)
+    return relative * (length + reach) * reach + d * torch.finfo(torch.float32).tiny * (1 + length + reach)
 
 
 def _several(local: Float[Tensor, "r d"], codes: Codes, k: int) -> Leaders:
@@ -262,7 +255,8 @@ def _resolve(
     for part in x.split(max(1, _TILE // n)):
         local = (part - codes.centre).float()
         score = torch.addmm(codes.half_norm, local, codes.centred.T, alpha=-1.0)
-        limit = score.topk(k, dim=1, largest=False).values.amax(1) + 2 * _rounding(local, codes, _product(x))
+        rounding = _rounding(local.norm(dim=1), codes, _product(x))
+        limit = score.topk(k, dim=1, largest=False).values.amax(1) + 2 * rounding
         keep = ~(score > limit[:, None])
         # against a finite codebook all distances of a row that is not finite are alike
         lost = ~part.isfinite().all(1) & codes.reach.isfinite()

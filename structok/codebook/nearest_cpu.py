@@ -1,7 +1,7 @@
 """The nearest code of each vector on the CPU: scores by matrix product, and one compiled pass over them.
 
 The pass reads a block of scores while it is in cache and keeps of each row the lowest and the second lowest. The
-winner is measured in float64, and it is the nearest unless rounding could have hidden another (`nearest`). For short
+winner is measured in float64; whether rounding could have hidden another is for `nearest` to say. For short
 vectors a matrix product takes longer than to read its result: the pass then makes the scores as it goes.
 
 Scores are compared as integers, by their bits: a compiler makes vector code of the least of integers, but not of the
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray as Array
 from torch import Tensor
 from torch.nn.functional import pad
@@ -36,38 +36,36 @@ def nearest(
     x: Float[Tensor, "r d"],
     codebook: Float[Tensor, "n d"],
     codes: Codes,
-    relative: float,
-) -> tuple[Float[Tensor, " r"], Int[Tensor, " r"], Bool[Tensor, " r"]]:
+) -> tuple[Float[Tensor, " r"], Int[Tensor, " r"], Float[Tensor, " r"], Float[Tensor, " r"], Float[Tensor, " r"]]:
     """The code of lowest score |e|²/2 - x·e about a centre.
 
     Parameters
     ----------
     x, codebook : both float32 or both float64
     codes : what is known of the codebook, in the same type
-    relative : bound on the rounding of a score, relative to (|x| + max |e|) max |e|
 
     Returns
     -------
     distance : squared, measured in float64
     index : of the code
-    unsure : where rounding could have hidden a code as near, or one before it
+    score, floor : its score, and the next lowest
+    length : of the vectors about the centre
     """
-    centre, centred, half_norm, reach = codes
+    centre, centred, half_norm, _ = codes
     rows, short = len(x), x.shape[1] <= _SHORT
     tall, long = (rows + -rows % 4, _SHORT) if short else x.shape
     local, length = torch.zeros(tall, long), torch.empty(rows)
     _centre(x.numpy(), centre.numpy(), local.numpy(), length.numpy())
     best, floor = (torch.full((tall,), int(_LAST), dtype=torch.int32) for _ in range(2))
     index = torch.zeros(tall, dtype=torch.long)
-    distance, unsure = torch.empty(rows), torch.empty(rows, dtype=torch.bool)
+    distance = torch.empty(rows)
     if short:
         _reduce_short(local.numpy(), *_in_parts(centred, half_norm), *(y.numpy() for y in (best, floor, index)))
     else:
         _by_product(local, centred, half_norm, best, floor, index)
-    best, floor = (_in_order(y).view(torch.float32) for y in (best, floor))
-    told = (y.numpy() for y in (best, floor, index, length, distance, unsure))
-    _settle(x.numpy(), codebook.numpy(), relative, float(reach), *told)
-    return distance, index[:rows], unsure
+    _measure(x.numpy(), codebook.numpy(), index.numpy(), distance.numpy())
+    score, floor = (_in_order(y[:rows]).view(torch.float32) for y in (best, floor))
+    return distance, index[:rows], score, floor, length
 
 
 def _by_product(
@@ -118,15 +116,33 @@ def _key(bits):
 
 
 @compiled()
+def _least(bits, r, p):
+    """Lowest score of one part of a row."""
+    least = _LAST
+    for i in range(bits.shape[2]):
+        least = np.int32(min(least, _key(bits[r, p, i])))
+    return least
+
+
+@compiled()
+def _first_two(bits, r, p, lowest, second):
+    """Where in a part the lowest score stands first, and the second lowest, there or elsewhere."""
+    at = _LAST
+    for i in range(bits.shape[2]):
+        at = np.int32(min(at, np.int32(i) if _key(bits[r, p, i]) == lowest else _LAST))
+    for i in range(bits.shape[2]):
+        second = np.int32(min(second, _LAST if np.int32(i) == at else _key(bits[r, p, i])))
+    return at, second
+
+
+@compiled()
 def _reduce(bits, start, best, floor, index):
     """Lowest score of each row, its code, and the second lowest score, over this block and those before it."""
     rows, parts, size = bits.shape
     for r in range(rows):
         lowest, second, part = _LAST, _LAST, 0
         for p in range(parts):
-            least = _LAST
-            for i in range(size):
-                least = np.int32(min(least, _key(bits[r, p, i])))
+            least = _least(bits, r, p)
             if least < lowest:
                 lowest, second, part = least, lowest, p
             else:
@@ -134,11 +150,7 @@ def _reduce(bits, start, best, floor, index):
         if lowest >= best[r]:
             floor[r] = min(floor[r], lowest)
             continue
-        at = _LAST
-        for i in range(size):
-            at = np.int32(min(at, np.int32(i) if _key(bits[r, part, i]) == lowest else _LAST))
-        for i in range(size):
-            second = np.int32(min(second, _LAST if np.int32(i) == at else _key(bits[r, part, i])))
+        at, second = _first_two(bits, r, part, lowest, second)
         floor[r] = min(best[r], floor[r], second)
         best[r], index[r] = lowest, start + part * size + at
 
@@ -172,35 +184,27 @@ def _scores(x, r, table, bias, p, out):
 def _reduce_short(x, table, bias, best, floor, index):
     """`_reduce` of scores that are made on the way, for four vectors at a time."""
     out = np.empty(4 * _PART, np.float32)
-    bits, part = out.view(np.int32), np.empty(4, np.int64)
+    bits, part = out.view(np.int32).reshape(4, 1, _PART), np.empty(4, np.int64)
     for r in range(0, len(x), 4):
         for p in range(len(bias)):
             _scores(x, r, table, bias, p, out)
             for q in range(4):
-                least = _LAST
-                for j in range(_PART):
-                    least = np.int32(min(least, _key(bits[q * _PART + j])))
+                least = _least(bits, q, 0)
                 if p == 0 or least < best[r + q]:
                     floor[r + q], best[r + q], part[q] = best[r + q], least, p
                 else:
                     floor[r + q] = min(floor[r + q], least)
         for q in range(4):
             _scores(x, r, table, bias, part[q], out)
-            at, second, lowest = _LAST, floor[r + q], best[r + q]
-            for j in range(_PART):
-                at = np.int32(min(at, np.int32(j) if _key(bits[q * _PART + j]) == lowest else _LAST))
-            for j in range(_PART):
-                second = np.int32(min(second, _LAST if np.int32(j) == at else _key(bits[q * _PART + j])))
-            floor[r + q], index[r + q] = second, part[q] * _PART + at
+            at, floor[r + q] = _first_two(bits, q, 0, best[r + q], floor[r + q])
+            index[r + q] = part[q] * _PART + at
 
 
 @compiled(fastmath={"contract", "reassoc"})
-def _settle(x, codebook, relative, reach, best, floor, index, length, distance, unsure):
-    """Distance to the winner, and whether another code's score is within twice the rounding of its own."""
+def _measure(x, codebook, index, distance):
+    """Squared distance of each vector to its code."""
     for r in range(len(x)):
         square, code = 0.0, min(index[r], len(codebook) - 1)  # a row that is not finite may name a place without a code
         for i in range(x.shape[1]):
             square += (np.float64(x[r, i]) - np.float64(codebook[code, i])) ** 2
         distance[r] = square
-        rounding = relative * (length[r] + reach) * reach + x.shape[1] * 1.2e-38 * (1 + length[r] + reach)
-        unsure[r] = not floor[r] > best[r] + 2 * rounding

@@ -74,8 +74,8 @@ class ChainModel:
         self.vectors = self.flat if vectors is None else vectors.detach().float().contiguous()
         self.own_latents = vectors is None
         self.prior = prior.to(steps.device) if prior else None
-        group = self.prior.group if self.prior else None
-        self.table = StepTable(self.flat, self.transforms, self.vectors, group)
+        group = self.prior.group if self.prior else torch.zeros(len(steps), dtype=torch.long, device=steps.device)
+        self._book = self.flat, self.transforms, self.vectors, group  # what the searches are made from
         self._last_price: tuple[float, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -129,11 +129,7 @@ class ChainModel:
             for i, row in zip(part, rows):
                 codes[i] = row[: len(chains[i])]
 
-        if self.steps.device.type == "cpu":
-            in_threads(work, parts)
-        else:
-            for part in parts:
-                work(part)
+        in_threads(work, parts, several=self.steps.device.type == "cpu")
         return codes
 
     def _encode_batch(
@@ -234,7 +230,7 @@ class ChainModel:
             pull, goals = (held * latent_weight).double(), goals.nan_to_num()
         start, price = _start(coords, active), self._price(rate_weight)
         if self._compiled is None:
-            search = ChainSearch(self.table, coords, weight, goals, pull, price=price)
+            search = ChainSearch(self._table, coords, weight, goals, pull, price=price)
             codes, _ = beam_search(search, search.start(start), active, beam=beam, start=1)
         else:
             codes = self._compiled(coords, active.sum(1), weight, start, goals, pull, price=price, beam=beam)
@@ -254,8 +250,12 @@ class ChainModel:
             from structok.protein.chain_search_cpu import CompiledSearch
         except ImportError:
             return None
-        group = self.prior.group if self.prior else torch.zeros(len(self), dtype=torch.long)
-        return CompiledSearch(self.flat, self.transforms, self.vectors, group)
+        return CompiledSearch(*self._book)
+
+    @cached_property
+    def _table(self) -> StepTable:
+        """For the search on other devices."""
+        return StepTable(*self._book)
 
     def _price(self, rate_weight: float) -> Float[Tensor, "g+1 k"] | None:
         """μ times the bits of each code after a code of each group, Å²; the same tensor as long as μ is the same."""

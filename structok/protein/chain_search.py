@@ -14,7 +14,7 @@ from torch import Tensor
 
 from structok.codebook.nearest import smallest
 
-__all__ = ["ChainSearch", "StepTable"]
+__all__ = ["ChainSearch", "StepTable", "pose_rows"]
 
 _SPARE = 8  # extensions beyond the beam that are measured again: scores are rounded
 
@@ -35,14 +35,18 @@ class StepTable:
         steps: Float[Tensor, "k 9"],
         transforms: Float[Tensor, "k 4 4"],
         vectors: Float[Tensor, "k d"],
-        group: Int[Tensor, " k"] | None = None,
+        group: Int[Tensor, " k"],
     ) -> None:
         self.steps, self.vectors = steps.double().T.contiguous(), vectors
         self.half_square = vectors.square().sum(1) / 2
-        number = torch.zeros_like(transforms[:, 0, :1]) if group is None else group[:, None].double()
-        self.poses = torch.cat([transforms[:, :3, :3].flatten(1), transforms[:, :3, 3], number], 1).T.contiguous()
+        self.poses = torch.cat([pose_rows(transforms), group[:, None].double()], 1).T.contiguous()
         self.middle = steps.double().mean(0)
         self.table = _columns((steps.double() - self.middle).float())
+
+
+def pose_rows(frames: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 12"]:
+    """The rotation of each frame row by row, then its origin."""
+    return torch.cat([frames[:, :3, :3].flatten(1), frames[:, :3, 3]], 1)
 
 
 def _columns(codes: Float[Tensor, "m 9"]) -> Float[Tensor, "11 m"]:
@@ -81,7 +85,7 @@ class ChainSearch:
     def start(self, frames: Float[Tensor, "b 4 4"]) -> Float[Tensor, "13 b 1"]:
         """The state of one hypothesis per chain."""
         none = torch.full_like(frames[:, 0, :1], 0 if self.price is None else len(self.price) - 1)
-        return torch.cat([frames[:, :3, :3].flatten(1), frames[:, :3, 3], none], 1).T[..., None].contiguous()
+        return torch.cat([pose_rows(frames), none], 1).T[..., None].contiguous()
 
     def extend(
         self, state: Float[Tensor, "13 b h"], cost: Float[Tensor, "b h"], step: int, keep: int

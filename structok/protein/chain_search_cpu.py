@@ -16,6 +16,7 @@ from numpy import ndarray as Array
 from torch import Tensor
 
 from structok.codebook.cpu import compiled
+from structok.protein.chain_search import pose_rows
 
 __all__ = ["CompiledSearch"]
 
@@ -92,7 +93,7 @@ class CompiledSearch:
         vectors: Float[Tensor, "k d"],
         group: Int[Tensor, " k"],
     ) -> None:
-        self._tiles = _tile(steps.double().numpy(), _poses(transforms), vectors.numpy(), group.numpy())
+        self._tiles = _tile(steps.double().numpy(), pose_rows(transforms).numpy(), vectors.numpy(), group.numpy())
         self._free = torch.zeros(int(group.max()) + 2, len(steps))
         self._kept = self._free, self._in_tiles(self._free)
 
@@ -118,17 +119,13 @@ class CompiledSearch:
         if latents is None or pull is None:
             latents, pull = weight.new_zeros(*weight.shape, 0), torch.zeros_like(weight)
         told = [x.contiguous().numpy() for x in (coords.flatten(2), length, weight, latents.double(), pull)]
-        _search(*told, _poses(start), self._tiles, prices, beam, codes.numpy())
+        _search(*told, pose_rows(start).numpy(), self._tiles, prices, beam, codes.numpy())
         return codes
 
     def _in_tiles(self, price: Float[Tensor, "g+1 k"]) -> tuple[Float[Array, "g+1 t s"], Float[Array, "g+1 t"]]:
         """The price of the code in each place, and the least of each tile."""
         tiled = np.ascontiguousarray(price.numpy()[:, self._tiles.code])
         return tiled, tiled.min(-1).astype(np.float64)
-
-
-def _poses(frames: Float[Tensor, "b 4 4"]) -> Float[Array, "b 12"]:
-    return torch.cat([frames[:, :3, :3].flatten(1), frames[:, :3, 3]], 1).numpy()
 
 
 @compiled(fastmath=_FAST)
@@ -193,6 +190,7 @@ def _extend(goal, scale, cost, group, alive, z, pull, arrays, room, parent, code
     bound, todo, extra, total, hits, lanes, found = room
     beam, left, held, limit = len(best), len(bound), 0, np.inf
     _bounds(goal, scale, cost, group, alive, low, high, cheapest, bound)
+    extra[:] = 0.0
     for t in range(left):
         todo[t] = t
     while left:
@@ -248,7 +246,7 @@ def _search(coords, length, weight, latents, pull, start, tiles, prices, beam, o
     room = (
         np.empty(count),
         np.empty(count, np.int64),
-        np.zeros(_TILE),
+        np.empty(_TILE),
         np.empty((beam, _TILE)),
         np.empty(beam, np.int32),
         np.empty(_LANES),
@@ -269,8 +267,6 @@ def _search(coords, length, weight, latents, pull, start, tiles, prices, beam, o
                     goal[h, i] = value
             parent, code, scale = parents[n], codes[n], weight[row, n]
             z, force = latents[row, n], pull[row, n]
-            if force == 0:
-                room[2][:] = 0.0
             alive = _extend(goal, scale, cost, group, alive, z, force, arrays, room, parent, code, best)
             for h in range(alive):
                 old, step = pose[parent[h]], poses[code[h]]
