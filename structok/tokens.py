@@ -169,7 +169,7 @@ class Tokens:
     def _fields(self) -> dict[str, Any]:
         """Fields with arrays as lists; None where nothing is said."""
         lists = {name: None if (v := getattr(self, name)) is None else v.tolist() for name in CODE_STREAMS}
-        return {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **lists}
+        return {**{name: getattr(self, name) for name in _FIELDS}, **lists}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain record, as written to jsonl: enough to decode it. Fields that say nothing are left out."""
@@ -189,9 +189,8 @@ class Tokens:
         where = str(record.get("id") or "tokens") if isinstance(record, dict) else "tokens"
         if not isinstance(record, dict) or record.get("codes") is None:
             raise TokensError(f"{where}: a token record is an object with at least 'codes'")
-        known = {f.name for f in dataclasses.fields(cls)} - {"mask"}
         try:
-            fields = {k: v for k, v in record.items() if k in known and v is not None}
+            fields = {k: v for k, v in record.items() if k in _FIELDS and k != "mask" and v is not None}
             for name in CODE_STREAMS:
                 if name in fields:
                     fields[name] = np.array(_integers(fields[name], name), dtype=np.int64)
@@ -207,6 +206,9 @@ class Tokens:
             raise TokensError(_named(error, where)) from None
         except (TypeError, ValueError, IndexError, OverflowError) as error:
             raise TokensError(f"{where}: malformed token record ({error})") from None
+
+
+_FIELDS = tuple(f.name for f in dataclasses.fields(Tokens))
 
 
 def _named(error: TokensError, where: str) -> str:
