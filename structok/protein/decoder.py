@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from structok.geometry import apply, gram_schmidt, rigid
+from structok.geometry import apply, gram_schmidt, rigid, scan
 from structok.nn.transformer import Transformer
 
-__all__ = ["Decoder", "backbone", "frames_from_numbers"]
+__all__ = ["Decoder", "backbone", "chain_frames", "frames_from_numbers"]
 
 # N, CA, C of a residue in its own frame, Å
 _TEMPLATE = ((0.5256, 1.3612, 0.0), (0.0, 0.0, 0.0), (-1.5251, 0.0, 0.0))
@@ -26,6 +26,21 @@ def frames_from_numbers(numbers: Float[Tensor, "*b 9"]) -> Float[Tensor, "*b 4 4
     t, x, y = numbers.split(3, -1)
     x, y = (v / (v.norm(dim=-1, keepdim=True) + 1e-5) for v in (x, y))
     return rigid(gram_schmidt(-x, y), t)
+
+
+def chain_frames(steps: Float[Tensor, "b l 4 4"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l 4 4"]:
+    """Compose the frames of a chain from steps; the first observed residue's frame is the identity.
+
+    `steps[i]` is the frame of the next observed residue relative to residue i's. A run of missing residues
+    is thus crossed in one step, that of the residue before it; missing slots repeat the frame before them.
+    """
+    length = mask.shape[1]
+    slot = torch.arange(length, device=mask.device)
+    last_seen = torch.where(mask, slot, -1).cummax(1).values
+    before = torch.nn.functional.pad(last_seen[:, :-1], (1, 0), value=-1)
+    taken = steps.gather(1, before.clamp(min=0)[..., None, None].expand_as(steps))
+    identity = torch.eye(4, dtype=steps.dtype, device=steps.device)
+    return scan(torch.where((mask & (before >= 0))[..., None, None], taken, identity))
 
 
 class Decoder(nn.Module):

@@ -67,6 +67,8 @@ def build_graph(
     *,
     neighbours: int = 16,
     local_frames: bool = False,
+    positions: bool = True,
+    reach: int | None = None,
     origin_padding: bool = False,
 ) -> Graph:
     """Graph of the observed residues of a padded batch.
@@ -79,6 +81,8 @@ def build_graph(
     neighbours : CA neighbours of each residue, k
     local_frames : build edge frames on the centre's own backbone rather than on the chain's centroid, so
         that they do not change when the chain is cropped (not the published model)
+    positions : whether nodes know their place in the chain; without, codes do not change when a chain is cropped
+    reach : only residues of at most so many slots away are neighbours; None is the published graph
     origin_padding : reproduce the published batch computation, which fills padding with zeros and lets alpha,
         kappa and psi of a chain's last two residues see them as residues at the origin. Published chains
         of the batch's (or the configured) full length are free of it. For parity tests only.
@@ -86,7 +90,7 @@ def build_graph(
     chain, position = mask.nonzero(as_tuple=True)
     x = coords[chain, position]
     ca = x[:, 1]
-    scalars = [_sinusoids(position, x.dtype)]
+    scalars = [_sinusoids(position, x.dtype) if positions else x.new_zeros(len(x), _POSITION)]
     if types is None:
         scalars.append(x.new_zeros(len(x), _TYPES))
     else:
@@ -97,7 +101,7 @@ def build_graph(
     step = normalize(ca[1:] - ca[:-1], dim=-1) * follows[:, None]
     vectors = torch.stack([pad(step, (0, 0, 0, 1)), pad(-step, (0, 0, 1, 0))], 1)
 
-    edges = knn(ca, neighbours, chain)
+    edges = knn(ca, neighbours, chain) if reach is None else _nearby(coords[..., 1, :], mask, neighbours, reach)
     row, col = edges
     difference = ca[row] - ca[col]
     frames = _local_frames(x, row, col) if local_frames else _centroid_frames(ca, chain, len(mask), row, col)
@@ -110,6 +114,23 @@ def build_graph(
         frames,
         chain * mask.shape[1] + position,
     )
+
+
+def _nearby(ca: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"], k: int, reach: int) -> Int[Tensor, "2 edges"]:
+    """Edges (neighbour, centre) to the `k` nearest observed residues at most `reach` slots away."""
+    b, length = mask.shape
+    shifts = torch.cat([torch.arange(-reach, 0), torch.arange(1, reach + 1)]).to(ca.device)
+    place = torch.arange(length, device=ca.device)[:, None] + shifts
+    inside = (place >= 0) & (place < length)
+    place = place.clamp(0, length - 1)
+    known = mask[:, place] & inside & mask[:, :, None]
+    x = torch.where(mask[..., None], ca, 0.0)
+    distance = torch.where(known, (x[:, place] - x[:, :, None]).norm(dim=-1), torch.inf)
+    near, pick = distance.topk(min(k, len(shifts)), largest=False)
+    chain, centre, which = near.isfinite().nonzero(as_tuple=True)
+    neighbour = place[centre, pick[chain, centre, which]]
+    node = (mask.flatten().cumsum(0) - 1).view(b, length)
+    return torch.stack([node[chain, neighbour], node[chain, centre]])
 
 
 def _sinusoids(position: Int[Tensor, " n"], kind: torch.dtype) -> Float[Tensor, "n 16"]:

@@ -17,7 +17,7 @@ from structok.errors import CheckpointError, InputError, StructokError, TokensEr
 from structok.geometry import apply, kabsch, rigid, scan
 from structok.metrics import rmsd
 from structok.protein.convert import convert
-from structok.protein.decoder import backbone, frames_from_numbers
+from structok.protein.decoder import backbone, chain_frames, frames_from_numbers
 from structok.protein.features import RESIDUES, build_graph
 from structok.protein.losses import aligned_mse, backbone_distance, window_fape
 from structok.protein.model import (
@@ -225,6 +225,16 @@ def test_residue_types_switch():
     blind, seeing = (GCPVQVAE(tiny_model(graph={"residue_types": flag})) for flag in (False, True))
     assert np.array_equal(blind.encode(chain).codes, blind.encode(other).codes)
     assert not np.array_equal(seeing.encode(chain).codes, seeing.encode(other).codes)
+
+
+def test_steps_cross_gaps_in_one():
+    mask = torch.tensor([[False, True, True, False, False, True, True]])
+    steps = frames_from_numbers(torch.randn(1, 7, 9, dtype=torch.float64))
+    frames = chain_frames(steps, mask)[0]
+    torch.testing.assert_close(frames[1], torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(frames[2], steps[0, 1])
+    torch.testing.assert_close(frames[5], steps[0, 1] @ steps[0, 2])
+    torch.testing.assert_close(frames[6], steps[0, 1] @ steps[0, 2] @ steps[0, 5])
 
 
 # --- training -------------------------------------------------------------------------------------------
