@@ -1,6 +1,8 @@
 """The protein training loop on a handful of chains: batches, a few steps, resuming, the exported tokenizer."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,13 @@ pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
 
 from structok import Backbone, load
+from structok.errors import InputError
 from structok.protein.decoder import backbone, chain_frames, frames_from_numbers
+from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
 from train.data import load_backbones
-from train.protein import main
-from train.protein_data import Batches, Sampling, chain_of, collate, fixed_batches
+from train.protein.data import Batches, Sampling, chain_of, collate, fixed_batches
+from train.protein.fit import compile_parts, main
+from train.protein.tasks import ProteinTask, Training
 
 HELIX = torch.tensor([-3.572, 0.899, 0.964, -0.402, 0.249, -0.881, 0.913, 0.031, -0.408])
 
@@ -52,7 +57,7 @@ def test_batches_depend_on_their_number_only_and_keep_the_budget(folder):
     late = next(iter(Batches(data, sampling, seed=3, first=5)))
     assert torch.equal(late.mask, run[5].mask) and torch.equal(late.types, run[5].types)
     torch.testing.assert_close(late.coords, run[5].coords, equal_nan=True)
-    other = next(iter(Batches(data, sampling, seed=3, process=1)))
+    other = next(iter(Batches(data, sampling, seed=3, rank=1)))
     assert other.names != run[0].names
     for batch in run:
         assert batch.mask.numel() <= 200 and batch.mask.shape[1] <= 48
@@ -76,30 +81,87 @@ def test_collate_pads_with_missing(folder):
     assert batch.mask.shape == (3, 36) and batch.mask.sum(1).tolist() == [27, 33, 36]
 
 
-def test_fit_and_resume(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    small = {
-        "codebook_size": 64, "code_dim": 8, "gcp_layers": 1, "node_scalars": 16, "node_vectors": 4,
-        "edge_scalars": 8, "edge_vectors": 4, "encoder_dim": 32, "encoder_depth": 1, "encoder_heads": 1,
-        "encoder_kv_heads": 1, "decoder_dim": 32, "dead_below": 0.1,
-    }  # fmt: skip
+SMALL = {
+    "codebook_size": 64, "code_dim": 8, "gcp_layers": 1, "node_scalars": 16, "node_vectors": 4, "edge_scalars": 8,
+    "edge_vectors": 4, "encoder_dim": 32, "encoder_depth": 1, "encoder_heads": 1, "encoder_kv_heads": 1,
+    "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 1, "decoder_kv_heads": 1, "dead_below": 0.1,
+    "head": "absolute", "next_step": False, "closed_loop": False,
+}  # fmt: skip
+
+
+def _arguments(folder, **run):
     config = {
-        "run": {
-            "name": "tiny", "out": "tiny", "data": str(folder / "chains.npz"), "valid_every": 2, "accelerator": "cpu",
-        },
-        "model": small,
+        "run": {"name": "tiny", "out": "tiny", "valid_every": 2, "accelerator": "cpu", "loggers": ["csv"], **run},
+        "model": SMALL,
+        "data": {"path": str(folder / "chains.npz")},
         "sampling": {"crop": 40, "residues": 160},
         "training": {"weights": {"fape": 1.0, "mse": 0.002, "distance": 0.01, "direction": 0.05}, "adapt_every": 2},
-    }  # fmt: skip
-    (tmp_path / "config.yaml").write_text(json.dumps(config))
-    arguments = ["fit", "--config", "config.yaml", "--training.continuous", "2", "--training.local", "1"]
-    main([*arguments, "--training.steps", "4"])
+    }
+    Path("config.yaml").write_text(json.dumps(config))
+    return ["fit", "--config", "config.yaml"]
+
+
+def test_fit_and_resume(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*_arguments(folder), "--training.continuous", "2"]
+    main([*arguments, "--run.steps", "4"])
     state = torch.load("runs/tiny/last.ckpt", weights_only=True)
     assert state["global_step"] == 4 and state["state_dict"]["model.quantizer.initialised"]
-    main([*arguments, "--training.steps", "6", "--run.resume", "true"])
+    main([*arguments, "--run.steps", "6", "--run.resume", "true"])
     assert torch.load("runs/tiny/last.ckpt", weights_only=True)["global_step"] == 6
     assert json.loads((tmp_path / "tiny" / "training.json").read_text())["steps"] == 6
     tokenizer = load(tmp_path / "tiny")
     tokens = tokenizer.encode(Backbone(_coords(30, 5)))
     assert len(tokens) == 30 and (tokens.codes >= 0).all()
     assert list((tmp_path / "runs" / "tiny" / "samples").glob("*_step*.pdb"))
+
+
+def test_the_average_of_the_weights_is_exported(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = _arguments(folder, valid_every=100, steps=4)
+    main([*arguments, "--training.average", "0.5", "--training.lr", "0.01", "--training.warmup", "1"])
+    state = torch.load("runs/tiny/last.ckpt", weights_only=True)["state_dict"]
+    exported = load(tmp_path / "tiny").model.state_dict()
+    averaged = {k.removeprefix("average.module."): v for k, v in state.items() if k.startswith("average.module.")}
+    assert exported.keys() == averaged.keys()
+    assert all(torch.equal(exported[k], v) for k, v in averaged.items())
+    assert not torch.equal(exported["into.weight"], state["model.into.weight"])
+
+
+def test_accumulation_counts_steps_and_saves_between_them(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*_arguments(folder), "--run.accumulate", "3", "--run.save_minutes", "0"]
+    main([*arguments, "--run.steps", "2"])
+    assert _batches_used() == 6
+    main([*arguments, "--run.steps", "3", "--run.resume", "true"])
+    assert _batches_used() == 9
+
+
+def _batches_used():
+    callbacks = torch.load("runs/tiny/last.ckpt", weights_only=True)["callbacks"]
+    return callbacks["_Position"]["processes"][0]["batches"]
+
+
+def test_time_runs_out(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main([*_arguments(folder), "--run.steps", "100000", "--run.max_time", "00:00:00:02"])
+    assert 0 < torch.load("runs/tiny/last.ckpt", weights_only=True)["global_step"] < 100000
+
+
+def test_an_unknown_or_missing_logger_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="pip install wandb"):
+        main([*_arguments(folder, loggers=["wandb"]), "--run.steps", "1"])
+
+
+def test_compiled_models_keep_the_names_of_their_weights(monkeypatch):
+    config = GCPVQVAEConfig(**SMALL)
+    task = ProteinTask(GCPVQVAEModel(config), Training(average=0.9))
+    names = set(task.state_dict())
+    compile_parts(task.model, backend="eager")
+    assert set(task.state_dict()) == names
+    mask = torch.ones(1, 30, dtype=torch.bool)
+    coords = torch.from_numpy(_coords(30, 1))[None]
+    made = task.model(task.model.graph(coords, mask, torch.zeros(1, 30, dtype=torch.long)), mask)
+    assert made.coords.shape == (1, 30, 3, 3)

@@ -1,6 +1,6 @@
 """Learn the prior of a rigid-step codebook for rate-constrained search, and set the default weight.
 
-python -m train.prior checkpoints/chain-vq-4096 ../shared/data/protein/train.npz -o runs/with-prior --rate-weight 0.03
+python -m train.polymer.prior checkpoints/chain-vq-4096 ../shared/data/protein/train.npz -o runs/mine --rate-weight 0.03
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from structok.protein.chain_vq import ChainVQ
 from structok.protein.features import lever_points, pose_numbers
 from structok.protein.model import GCPVQVAEModel
 from structok.protein.tokenizer import GCPVQVAE
-from train.chain_vq import break_windows, learn_breaks
 from train.data import Backbones, load_backbones
+from train.polymer.chain_vq import break_windows, learn_breaks
 
 __all__ = ["fit_prior", "group_codes", "step_points"]
 
