@@ -21,7 +21,7 @@ from structok.data.build import build
 from structok.data.options import BuildOptions
 from structok.data.shards import read_backbones, read_conformers
 from structok.data.sources import find_units
-from train.molecule_data import MoleculeArrays, Source
+from train.molecule.data import MoleculeArrays, Source
 
 MOLECULES = BuildOptions(modality="molecule", min_length=1, max_length=60)
 SMILES = ["CCO", "c1ccccc1O", "C[C@H](N)C(=O)O", "c1ccccc1CC", "CC(=O)[O-]", "C1CCCCC1", "N#Cc1ccccc1", "OCC"]

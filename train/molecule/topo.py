@@ -15,8 +15,8 @@ from structok.molecule.model import MolStrucTokConfig
 from structok.molecule.search import Placement, TopoPlacement
 from structok.molecule.tokenizer import MolStrucTok
 from structok.molecule.topo import TopoBatch, TopoDecoder, local_frames, with_virtual
-from train.molecule_data import Sample
-from train.molecule_tasks import Task, coordinates
+from train.molecule.data import Sample
+from train.molecule.tasks import Task, coordinates
 
 __all__ = ["TopoTask", "TopoTraining"]
 

@@ -12,8 +12,8 @@ from tests.molecule.conftest import embed
 pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
 
-from train.molecule import main
-from train.molecule_data import MoleculeArrays, Source, draw, fixed_batches
+from train.molecule.data import MoleculeArrays, Source, draw, fixed_batches
+from train.molecule.fit import main
 
 SMILES = ("CCO", "CC(=O)N", "c1ccccc1", "CCCN", "C1CCOC1", "CC#N", "OCC(O)CO", "CNC", "c1ccsc1", "CC(C)C(=O)O")
 
@@ -33,9 +33,9 @@ def test_train_resume_export(kind, sdf, tmp_path, monkeypatch):
     small += ["--training.dim", "8"] if kind == "plain" else ["--training.hidden", "16", "--training.width", "8"]
     small += ["--training.open_steps", "3"] if kind == "plain" else ["--training.n_fixed", "8"]
     args = [
-        *(kind, "--run.name", "tiny", "--run.out", "out", "--run.train", source, "--run.valid", source),
-        *("--run.atoms", "60", "--run.valid_every", "2", "--run.valid_molecules", "4", "--run.accelerator", "cpu"),
-        *("--run.cache", "cache", "--training.schedule", "6", *small),
+        *(kind, "--run.name", "tiny", "--run.out", "out", "--data.train", source, "--data.valid", source),
+        *("--data.atoms", "60", "--run.valid_every", "2", "--data.valid_molecules", "4", "--run.accelerator", "cpu"),
+        *("--data.cache", "cache", "--training.schedule", "6", *small),
     ]
     main([*args, "--run.steps", "4"])
     assert json.loads((tmp_path / "out" / "training.json").read_text())["steps"] == 4

@@ -1,6 +1,6 @@
 """Learn the prior of a rigid-step codebook for rate-constrained search, and set the default weight.
 
-python -m train.prior checkpoints/chain-vq-4096 ../shared/data/protein/train.npz -o runs/with-prior --rate-weight 0.03
+python -m train.polymer.prior checkpoints/chain-vq-4096 ../shared/data/protein/train.npz -o runs/mine --rate-weight 0.03
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 import typer
 from jaxtyping import Float, Int
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 import structok
@@ -26,15 +25,12 @@ from structok.codebook.prior import Prior, learn_prior
 from structok.geometry import backbone_frames
 from structok.polymer.chain import chain_steps
 from structok.protein.chain_vq import ChainVQ
-from structok.protein.features import lever_points, pose_numbers
-from structok.protein.model import GCPVQVAEModel
-from structok.protein.tokenizer import GCPVQVAE
-from train.chain_vq import break_windows, learn_breaks
-from train.data import Backbones, load_backbones
+from train.data import load_backbones
 
 __all__ = ["fit_prior", "group_codes", "step_points"]
 
 console = Console(stderr=True)
+LEVER = 5.0  # Å
 
 
 def group_codes(steps: Float[Tensor, "k 3 3"], seen: Float[Tensor, "n 3 3"], groups: int) -> Int[Tensor, " k"]:
@@ -44,12 +40,13 @@ def group_codes(steps: Float[Tensor, "k 3 3"], seen: Float[Tensor, "n 3 3"], gro
 
 
 def step_points(steps: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 12"]:
-    """`lever_points` of the next residue's frame, Å."""
-    return lever_points(pose_numbers(backbone_frames(steps.double()))).float()
+    """Origin of the next residue's frame and the tips of its axes, `LEVER` Å long: as far apart as a chain feels it."""
+    frames = backbone_frames(steps.double())
+    return torch.cat([frames[:, :3, 3], LEVER * frames[:, :3, :3].mT.flatten(1)], 1).float()
 
 
 def fit_prior(
-    tokenizer: Any, chains: Sequence[Any], group: Int[Tensor, " k"], weight: float, *, rounds: int, beam: int
+    tokenizer: ChainVQ, chains: Sequence[Any], group: Int[Tensor, " k"], weight: float, *, rounds: int, beam: int
 ) -> tuple[Prior, float]:
     """Encode with the prior so far, count again; the more often, the more the codes agree with the prior.
 
@@ -66,46 +63,18 @@ def fit_prior(
     return prior, bits
 
 
-def with_breaks(tokenizer: GCPVQVAE, data: Backbones, chains: Sequence[Any], breaks: int) -> GCPVQVAE:
-    """Long steps over chain breaks in place of the codes that `chains` use least; they become the last ones."""
-    codes = np.concatenate([t.codes for t in tokenizer.encode_batch(chains, beam=4, closed_loop=True)])
-    order = torch.from_numpy(np.argsort(-np.bincount(codes, minlength=tokenizer.codebook_size), kind="stable"))
-    kept = order[:-breaks].sort().values
-    steps = tokenizer.model.steps()[kept].flatten(1).float()
-    windows = break_windows(data, np.flatnonzero(data.split == 0))
-    with Progress(console=console) as progress:
-        found = learn_breaks(steps, breaks, windows, 8, progress).view(-1, 3, 3)
-    model, features = GCPVQVAEModel(replace(tokenizer.config, n_break=breaks)), tokenizer.model.step_features
-    order = torch.cat([kept, order[-breaks:]])
-    state = tokenizer.model.state_dict() | {"break_steps": found}
-    for name in ("quantizer.codebook", "quantizer.cluster_size"):
-        state[name] = state[name][order]
-    if features is not None:
-        pose = torch.cat([pose_numbers(backbone_frames(found.double())), torch.ones(breaks, 1)], 1).float()
-        state["quantizer.codebook"][-breaks:] = features(pose)
-    model.load_state_dict(state)
-    return GCPVQVAE(model, tokenizer.name)
-
-
-def with_prior(tokenizer: Any, prior: Prior | None, weight: float) -> Any:
+def with_prior(tokenizer: ChainVQ, prior: Prior | None, weight: float) -> ChainVQ:
     """The tokenizer with another prior and default weight."""
-    groups = len(prior.bits) - 1 if prior else 0
-    config = replace(tokenizer.config, groups=groups, rate_weight=weight)
-    if isinstance(tokenizer, ChainVQ):
-        return ChainVQ(config, tokenizer.model.steps.float(), prior, name=tokenizer.name)
-    model = GCPVQVAEModel(config)
-    state = {k: v for k, v in tokenizer.model.state_dict().items() if k not in ("group", "bits")}
-    model.load_state_dict(state | ({"group": prior.group, "bits": prior.bits} if prior else {}))
-    return GCPVQVAE(model, tokenizer.name)
+    config = replace(tokenizer.config, groups=len(prior.bits) - 1 if prior else 0, rate_weight=weight)
+    return ChainVQ(config, tokenizer.model.steps.float(), prior, name=tokenizer.name)
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="Checkpoint of chain-vq, or of gcp-vqvae with rigid-step codes.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint of chain-vq.")],
     data: Annotated[Path, typer.Argument(help="npz, parquet or folder of structures.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint folder to write.")],
     rate_weight: Annotated[float, typer.Option(help="Default μ, Å² per bit.")] = 0.03,
     groups: Annotated[int, typer.Option(help="Groups of codes.")] = 64,
-    breaks: Annotated[int, typer.Option(help="Codes of gcp-vqvae that become steps over chain breaks.")] = 0,
     count: Annotated[int, typer.Option(help="Training chains, one of each cluster, to count on.")] = 4000,
     longest: Annotated[int, typer.Option(help="Longest of them.")] = 600,
     rounds: Annotated[int, typer.Option(help="How often to encode and count.")] = 4,
@@ -119,19 +88,12 @@ def main(
     steps = torch.cat([chain_steps(backbones[i]) for i in chosen])
     some = steps[torch.randperm(len(steps), generator=torch.Generator().manual_seed(seed))[:60_000]]
     chains = [structok.Backbone(backbones[i].numpy()) for i in chosen]
-    if breaks:
-        tokenizer = with_breaks(tokenizer, backbones, chains, breaks)
-    group = group_codes(codebook_steps(tokenizer), some, groups)
+    group = group_codes(tokenizer.model.steps, some, groups)
     prior, bits = fit_prior(tokenizer, chains, group, rate_weight, rounds=rounds, beam=beam)
     with_prior(tokenizer, prior, rate_weight).save(out)
     record = {"chains": len(chains), "bits per code": round(bits, 3), "rate_weight": rate_weight, "groups": groups}
-    record |= {"breaks": breaks, "longest": longest, "rounds": rounds, "beam": beam, "seed": seed}
+    record |= {"longest": longest, "rounds": rounds, "beam": beam, "seed": seed}
     (out / "prior.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def codebook_steps(tokenizer: Any) -> Float[Tensor, "k 3 3"]:
-    """N, CA, C of the next residue for each code, Å."""
-    return tokenizer.model.steps if isinstance(tokenizer, ChainVQ) else tokenizer.model.steps()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from structok.errors import InputError
 from structok.molecule.conformer import prepare
 from structok.tokens import Tokens, selfies_atoms
 from train.data import Backbones
-from train.molecule_data import npz_molecules
+from train.molecule.data import npz_molecules
 
 __all__ = [
     "AMINO_ACIDS",
@@ -169,7 +169,7 @@ def chain_crops(data: Backbones, split: int, residues: int, seed: int) -> list[B
 
 
 def small_molecules(path: Path, split: int, count: int) -> list[Any]:
-    """`count` random molecules of a packed file (`train.molecule_data`), in random order; 0 = all.
+    """`count` random molecules of a packed file (`train.molecule.data`), in random order; 0 = all.
 
     Those that the tokenizers refuse are left out.
     """

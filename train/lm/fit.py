@@ -30,7 +30,7 @@ import structok
 from structok.errors import InputError
 from structok.tokens import Tokens
 from train.data import load_backbones, shared_folder
-from train.lm_data import (
+from train.lm.data import (
     AMINO_ACIDS,
     Document,
     Pair,
@@ -269,7 +269,3 @@ def main(
     """Train the language model of one row."""
     settings = Settings(residues=residues, molecules=molecules, seed=seed)
     train_row(Row.parse(row), data or shared_folder() / "data", out, settings)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -15,7 +15,7 @@ from structok.geometry import superpose
 from structok.molecule.batch import atom_mask, pad
 from structok.molecule.search import Placement, closed_loop
 from structok.molecule.spherical import orient
-from train.molecule_data import Sample
+from train.molecule.data import Sample
 
 __all__ = ["Task", "coordinates", "cycle"]
 

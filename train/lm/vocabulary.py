@@ -1,4 +1,4 @@
-"""Count the molecule tokens of the shipped vocabulary: `python -m train.vocabulary structok/lm/biomatrix.json`.
+"""Count the molecule tokens of the shipped vocabulary: `python -m train.lm.vocabulary structok/lm/biomatrix.json`.
 
 Molecules of the training splits are tokenized with a shipped checkpoint; the validation splits tell how much of new
 molecules the list covers.
@@ -22,7 +22,7 @@ from structok.lm.counting import MoleculeCounts
 from structok.lm.vocabulary import Vocabulary
 from structok.molecule.conformer import prepare
 from structok.tokens import Tokens
-from train.molecule_data import Source, npz_molecules
+from train.molecule.data import Source, npz_molecules
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol

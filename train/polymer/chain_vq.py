@@ -1,6 +1,6 @@
 """Learn a chain-vq codebook: k-means on bonded steps, then refinement under closed-loop assignment.
 
-python -m train.chain_vq ../shared/data/protein/train.npz -o checkpoints/chain-vq-4096 --codes 4096
+python -m train.polymer.chain_vq ../shared/data/protein/train.npz -o checkpoints/chain-vq-4096 --codes 4096
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def main(
     config = ChainVQConfig(codebook_size=codes, n_break=breaks, beam=beam)
     write_checkpoint(out, "chain-vq", config, {"steps": steps.view(-1, 3, 3).float()})
     record = {
-        "command": f"python -m train.chain_vq {source} -o {out} --codes {codes} --breaks {breaks} --beam {beam}"
+        "command": f"python -m train.polymer.chain_vq {source} -o {out} --codes {codes} --breaks {breaks} --beam {beam}"
         f" --rounds {rounds} --per-round {per_round} --sample {sample} --seed {seed}",
         "seconds": round(time.time() - began),
         "torch": torch.__version__,

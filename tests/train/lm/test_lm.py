@@ -15,8 +15,8 @@ from eval.learnability_tables import table
 from structok import Tokens
 from structok.errors import InputError
 from train.data import Backbones
-from train.lm import Row, Settings, attention_bias, fit, loss_of, make_model, sample
-from train.lm_data import Pair, PairVocabulary, batches, chain_crops, pair_of
+from train.lm.data import Pair, PairVocabulary, batches, chain_crops, pair_of
+from train.lm.fit import Row, Settings, attention_bias, fit, loss_of, make_model, sample
 
 TINY = Settings(hidden=32, layers=1, heads=2, inner=64, batch=256, rate=1e-2)
 WORDS = PairVocabulary(("A", "B", "C", "D"), 8)

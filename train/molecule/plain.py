@@ -20,8 +20,8 @@ from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
 from structok.molecule.search import Placement, TablePlacement, closed_loop, position_tables
 from structok.molecule.spherical import describe, levels, normalise, to_local
 from structok.molecule.tokenizer import MolStrucTok
-from train.molecule_data import Sample
-from train.molecule_tasks import Task, coordinates, cycle
+from train.molecule.data import Sample
+from train.molecule.tasks import Task, coordinates, cycle
 
 __all__ = ["PlainTask", "PlainTraining"]
 

@@ -101,19 +101,32 @@ class Batches(IterableDataset[Batch]):
     one batch is kept.
     """
 
-    def __init__(self, data: Backbones, sampling: Sampling, *, seed: int = 0, first: int = 0, process: int = 0) -> None:
-        self.data, self.sampling, self.seed, self.first, self.process = data, sampling, seed, first, process
+    def __init__(self, data: Backbones, sampling: Sampling, *, seed: int = 0, first: int = 0, rank: int = 0) -> None:
+        self.data, self.sampling, self.seed, self.first, self.rank = data, sampling, seed, first, rank
+        self.world_size = 1
         pool = usable(data, 0, sampling.shortest)
         if not len(pool):
             raise ValueError(f"no training chain has {sampling.shortest} observed residues")
         pool = pool[np.argsort(data.cluster[pool], kind="stable")]
         self.clusters = np.split(pool, np.flatnonzero(np.diff(data.cluster[pool])) + 1)
 
+    def consumed(self, batch: Batch) -> None:
+        """Note that the model has learned from this batch."""
+        self.first += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches were used."""
+        return {"batches": self.first}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after so many batches."""
+        self.first = state["batches"]
+
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         step, stride = (self.first, 1) if worker is None else (self.first + worker.id, worker.num_workers)
         while True:
-            yield self.batch(np.random.default_rng((self.seed, self.process, step)))
+            yield self.batch(np.random.default_rng((self.seed, self.rank, step)))
             step += stride
 
     def batch(self, rng: np.random.Generator) -> Batch:
