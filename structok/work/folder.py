@@ -11,7 +11,6 @@ The second folder is hidden so that readers of whole folders see shards only.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Container, Iterator
@@ -19,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from structok.bulk.tasks import Outcome
 from structok.errors import InputError
-from structok.files import open_whole, write_whole
+from structok.files import write_whole
+from structok.work.lock import locked
+from structok.work.log import Failure, write_failures
+from structok.work.tasks import Outcome
 
 __all__ = ["TokenFolder"]
 
@@ -63,20 +64,8 @@ class TokenFolder:
         """
         if self.foreign():
             raise InputError(f"{self.path}: holds other files; give a new or an empty folder")
-        lock = self._notes / f"{name}.lock"
-        try:
-            self._notes.mkdir(parents=True, exist_ok=True)
-            handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from None
-        try:
-            _lock(handle, self.path)
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-        finally:
-            os.close(handle)
+        with locked(self.path, self._notes / f"{name}.lock"):
+            yield
 
     def claim(self, manifest: dict[str, Any], force: bool) -> None:
         """Begin a run, or go on with one that was begun with the same manifest; `force` forgets another's.
@@ -139,21 +128,13 @@ class TokenFolder:
     def list_failures(self, tasks: int) -> int:
         """Write the failures of all tasks that are done; how many tasks are not."""
         missing = 0
-        with open_whole(self.failures) as file:
+
+        def failures() -> Iterator[Failure]:
+            nonlocal missing
             for number in range(tasks):
                 outcome = self.outcome(number)
                 missing += outcome is None
-                for source, reason in outcome.failures if outcome else []:
-                    file.write(json.dumps({"input": source, "reason": reason}, ensure_ascii=False).encode() + b"\n")
+                yield from outcome.failures if outcome else []
+
+        write_failures(self.failures, failures())
         return missing
-
-
-def _lock(handle: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: nobody guards against two runs at once
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"{path}: another process is writing this folder; wait for it, or end it") from None

@@ -7,18 +7,21 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from structok import __version__
-from structok.bulk.engines import Engine, Local, Ray, rescue, run_tasks
-from structok.bulk.folder import TokenFolder
-from structok.bulk.tasks import Outcome, Settings, Task, chunks
 from structok.data.sources import Unit
 from structok.errors import InputError
 from structok.inputs import find_inputs, weight
-from structok.jobs import default_models, progress
-from structok.zoo import list_models, resolve
+from structok.work.engines import Engine, Local, Ray, WorkerDied, finish, rescue, run_tasks
+from structok.work.folder import TokenFolder
+from structok.work.log import progress
+from structok.work.tasks import Chunk, Outcome, Quantizer, Settings, chunks
+from structok.zoo import default_models, list_models, resolve
+
+_PRELOAD = ("structok.work.tasks", "structok.protein.chain_vq")
 
 __all__ = ["Summary", "quantize_folder", "quantize_stream"]
 
@@ -95,17 +98,17 @@ def quantize_folder(
         share = sum(min(shard_size, listing.count - shard_size * n) for n in mine)
         if todo:
             tasks = (
-                Task(number, units, folder.shard(number))
+                Chunk(number, units, folder.shard(number))
                 for number, units in enumerate(chunks(listing, shard_size))
                 if number in todo
             )
-            crew: Engine = Ray(settings, workers) if engine == "ray" else Local(settings, workers)
+            crew = _crew(settings, engine, workers)
             try:
-                with progress("tokenizing", share, summary.inputs) as advance:
-                    for task, outcome in _with_rescue(crew, tasks):
+                with progress("tokenizing", share, summary.inputs) as line:
+                    for task, outcome in finish(crew, tasks):
                         folder.finish(task.number, outcome)
                         summary.add(outcome)
-                        advance(outcome.inputs)
+                        line.advance(outcome.inputs, summary.failed)
             finally:
                 crew.close()
                 folder.sweep(mine)
@@ -118,13 +121,13 @@ def quantize_stream(inputs: list[str], settings: Settings, workers: int) -> Iter
     if "-" in inputs:
         raise InputError("stdin cannot be shared among --workers; leave the option out")
     pieces = chunks(find_inputs(inputs), 8 * settings.batch_size, first=1)
-    tasks = (Task(number, _absolute(units)) for number, units in enumerate(pieces))
-    crew = Local(settings, workers)
+    tasks = (Chunk(number, _absolute(units)) for number, units in enumerate(pieces))
+    crew = _crew(settings, "local", workers)
     early: dict[int, Outcome] = {}
     due = 0
     try:
         for task, found in run_tasks(crew, tasks, ahead=4 * workers):
-            early[task.number] = found or _rescued_alone(settings, task)
+            early[task.number] = _rescued_alone(settings, task) if found is WorkerDied else found
             while due in early:
                 yield early.pop(due)
                 due += 1
@@ -132,22 +135,17 @@ def quantize_stream(inputs: list[str], settings: Settings, workers: int) -> Iter
         crew.close()
 
 
-def _with_rescue(crew: Engine, tasks: Iterable[Task]) -> Iterator[tuple[Task, Outcome]]:
-    """Tasks with their outcomes; those on which workers die come last."""
-    deadly = []
-    for task, outcome in run_tasks(crew, tasks):
-        if outcome is None:
-            deadly.append(task)
-        else:
-            yield task, outcome
-    for task in deadly:
-        yield task, rescue(crew, task)
+def _crew(settings: Settings, engine: str, workers: int) -> Engine:
+    make = partial(Quantizer, settings)
+    if engine == "ray":
+        return Ray(make, workers, gpus=settings.device != "cpu")
+    return Local(make, workers, _PRELOAD)
 
 
-def _rescued_alone(settings: Settings, task: Task) -> Outcome:
-    spare = Local(settings, 1)  # the other workers are busy
+def _rescued_alone(settings: Settings, task: Chunk) -> Outcome:
+    spare = _crew(settings, "local", 1)  # the other workers are busy
     try:
-        return rescue(spare, task)
+        return rescue(spare, task)  # type: ignore[no-any-return]
     finally:
         spare.close()
 
@@ -185,12 +183,13 @@ class _Listing:
 
 def _manifest(settings: Settings, shard_size: int, listing: _Listing) -> dict[str, Any]:
     """All that decides which bytes end up in which shard."""
-    fixed = {k: v for k, v in asdict(settings).items() if k not in ("strict", "threads", "model")}
+    fixed = {k: v for k, v in asdict(settings).items() if k not in ("strict", "threads", "model", "search")}
     models = [settings.model] if settings.model else sorted(default_models().values())
     return {
         "structok": __version__,
         "model": {os.path.basename(name): _weights(name) for name in models},
         **fixed,
+        **asdict(settings.search),
         "shard_size": shard_size,
         "inputs": listing.count,
         "listing": listing.digest,

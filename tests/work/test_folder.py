@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from structok.bulk.folder import TokenFolder
-from structok.bulk.run import quantize_folder, quantize_stream
-from structok.bulk.tasks import Settings
 from structok.errors import InputError, StructokError
 from structok.files import read_tokens
+from structok.work.folder import TokenFolder
+from structok.work.quantize import quantize_folder, quantize_stream
+from structok.work.tasks import Settings
 
 FAST = ("-m", "chain-vq-64", "--open-loop")
 
@@ -41,10 +41,10 @@ def test_everything_is_a_record_or_a_failure(work, run):
     assert "6 tokenized, 4 failed of 10 inputs, 3 shards" in err
     rows = list(read_tokens("tokens"))
     assert [t.id for t in rows] == ["a", "a", "ß 2", "c", "d", "e"]
-    names = [f["input"] for f in failures(work / "tokens")]
+    names = [f["source"] for f in failures(work / "tokens")]
     assert names == ["in put/b é/broken ü.cif", "in put/empty.pdb", "in put/garbage.bcif", "gone.pdb"]
     for failure in failures(work / "tokens"):
-        assert failure["input"] not in failure["reason"]
+        assert failure["source"] not in failure["reason"]
         assert f"{failure['input']}: {failure['reason']}" in err
     run("quantize", "in put", *FAST, "-o", "one.jsonl")
     assert [t.to_dict() for t in read_tokens("one.jsonl")] == [t.to_dict() for t in rows]
@@ -183,7 +183,7 @@ def test_worker_that_dies_loses_nothing(work, settings, inline, deaths):
     else:
         assert (summary.rows, summary.failed) == (5, 4)
         assert {
-            "input": "in put/d.pdb.gz",
+            "source": "in put/d.pdb.gz",
             "reason": "its worker process died; a crash, or out of memory?",
         } in failures(work / "tokens")
 

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from structok.bulk import run
-from structok.bulk.engines import WorkerDied
-from structok.bulk.tasks import Settings, Worker
+from structok.tokenizer import Search
+from structok.work import quantize
+from structok.work.engines import WorkerDied
+from structok.work.tasks import Settings
 
 
 @pytest.fixture(scope="session")
 def settings():
     """Quick to run: the small codebook, no search."""
-    return Settings("chain-vq-64", closed_loop=False, threads=0)
+    return Settings("chain-vq-64", search=Search(closed_loop=False), threads=0)
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +41,12 @@ class Inline:
 
     deadly: dict[str, int]
 
-    def __init__(self, settings, size=1):
-        self.size, self._worker = 1, Worker(settings)
+    def __init__(self, make, size=1, preload=()):
+        self.size, self._worker = 1, make()
 
     def start(self, slot, task):
         for unit in task.units:
-            if self.deadly.get(unit.source, 0) and unit.source not in task.dead:
+            if self.deadly.get(unit.source, 0) and not unit.error:
                 self.deadly[unit.source] -= 1
                 return WorkerDied
         try:
@@ -69,7 +70,7 @@ class Inline:
 def inline(monkeypatch):
     """Bulk runs stay in this process."""
     Inline.deadly = {}
-    monkeypatch.setattr(run, "Local", Inline)
+    monkeypatch.setattr(quantize, "Local", Inline)
     return Inline
 
 

@@ -1,21 +1,21 @@
-"""What a worker does: the structures of one task to tokens, written as one shard or handed back."""
+"""What a tokenizing worker does: the structures of one chunk to tokens, written as one shard or handed back."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from structok.data.sources import Unit
-from structok.errors import InputError, StructokError
 from structok.inputs import Item, read_units, singles, weight
+from structok.tokenizer import Search
 from structok.tokens import Tokens
+from structok.work.engines import DIED
+from structok.work.log import Failure, Notes
 
-__all__ = ["Failure", "Outcome", "Settings", "Task", "Worker", "chunks"]
-
-_DIED = "its worker process died; a crash, or out of memory?"
+__all__ = ["Chunk", "Outcome", "Quantizer", "Settings", "chunks"]
 
 
 @dataclass(frozen=True)
@@ -29,54 +29,44 @@ class Settings:
     device: str = "cpu"
     chain: str | None = None
     add_hs: bool = False
-    closed_loop: bool | None = None
-    beam: int | None = None
-    rate_weight: float | None = None
+    search: Search = field(default_factory=Search)
     batch_size: int = 32
     format: str = "parquet"
     strict: bool = False
     threads: int = 1
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """For `encode_batch`."""
-        rate = {} if self.rate_weight is None else {"rate_weight": self.rate_weight}
-        return {"closed_loop": self.closed_loop, "beam": self.beam, **rate}
-
 
 @dataclass(frozen=True)
-class Task:
-    """Inputs that are worked on together.
+class Chunk:
+    """Inputs that are tokenized together.
 
     Parameters
     ----------
     number : counts from 0; the number of the shard
     units : its inputs
     shard : file to write; None hands the tokens back
-    dead : sources on which a worker died, to be reported and left out
     probe : only see whether a worker survives it
     """
 
     number: int
     units: tuple[Unit, ...]
     shard: Path | None = None
-    dead: frozenset[str] = frozenset()
     probe: bool = False
 
     def __len__(self) -> int:
         return sum(map(weight, self.units))
 
-    def probes(self) -> Iterator[Task]:
-        """A task for each input."""
+    def probes(self) -> Iterator[Chunk]:
         return (replace(self, number=i, units=(u,), probe=True) for i, u in enumerate(singles(self.units)))
 
-
-Failure = tuple[str, str]  # source, reason
+    def without(self, dead: Collection[int]) -> Chunk:
+        units = (replace(u, error=DIED) if i in dead else u for i, u in enumerate(singles(self.units)))
+        return replace(self, units=tuple(units))
 
 
 @dataclass
 class Outcome:
-    """What came of a task: how many chains or molecules, and every input that failed, with the reason."""
+    """What came of a chunk: how many chains or molecules, and every input that failed, with the reason."""
 
     inputs: int
     rows: int = 0
@@ -85,42 +75,23 @@ class Outcome:
     tokens: list[Tokens] = field(default_factory=list)  # unless they went into a shard
 
 
-class _Notes:
-    """Collects failures."""
-
-    def __init__(self, strict: bool) -> None:
-        self.strict, self.failures = strict, list[Failure]()
-
-    def error(self, error: StructokError, source: str = "") -> None:
-        if self.strict:
-            raise error
-        self.failures.append((source, " ".join(str(error).split()).removeprefix(f"{source}: ")))
-
-
-class Worker:
-    """Runs tasks with a model of its own, loaded when the first task needs it."""
+class Quantizer:
+    """Tokenizes chunks with a model of its own, loaded when the first chunk needs it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._zoo: Any = None
 
-    def run(self, task: Task) -> Outcome:
-        """Tokens of a task.
+    def run(self, task: Chunk) -> Outcome:
+        """Tokens of a chunk.
 
         Raises
         ------
         StructokError
             If the model cannot be loaded, the shard cannot be written, or with `strict` an input fails.
         """
-        notes = _Notes(self.settings.strict)
-        units: Iterable[Unit] = task.units
-        if task.dead:
-            units = list(singles(task.units))
-            for unit in units:
-                if unit.source in task.dead:
-                    notes.error(InputError(_DIED), unit.source)
-            units = [unit for unit in units if unit.source not in task.dead]
-        encoded = self._encode(units, notes)
+        notes = Notes(self.settings.strict)
+        encoded = self._encode(task.units, notes)
         outcome = Outcome(len(task), failures=notes.failures)
         if task.probe:
             outcome.rows = sum(1 for _ in encoded)
@@ -131,8 +102,8 @@ class Worker:
             outcome.rows, outcome.size = write_shard(task.shard, self.settings.format, encoded)
         return outcome
 
-    def _encode(self, units: Iterable[Unit], notes: _Notes) -> Iterator[tuple[Item, Tokens]]:
-        from structok.jobs import Zoo, encode_items
+    def _encode(self, units: Iterable[Unit], notes: Notes) -> Iterator[tuple[Item, Tokens]]:
+        from structok.work.stream import Zoo, encode_items
 
         settings = self.settings
         if self._zoo is None:
@@ -146,7 +117,7 @@ class Worker:
             self._zoo,
             notes,
             batch_size=settings.batch_size,
-            options=settings.options,
+            search=settings.search,
             eager=False,
         )
 

@@ -1,78 +1,20 @@
-"""What the commands do with many inputs: encode, decode, count; a bad one is reported and skipped."""
+"""Structures to tokens and back, one after the other; a bad one is reported and skipped."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from structok.errors import InputError, StructokError
 from structok.inputs import Item, Reporter
+from structok.tokenizer import Search
 from structok.tokens import Tokens
-from structok.zoo import list_models, load
+from structok.work.log import Log
+from structok.zoo import default_models, load
 
-__all__ = ["Log", "Zoo", "decode_items", "default_models", "encode_items", "progress"]
+__all__ = ["Zoo", "decode_items", "encode_items"]
 
-T = TypeVar("T")
-
-_DEFAULTS = {"protein": "chain-vq-4096", "nucleic": "nucleic-vq-4096", "molecule": "molstructok"}
 _AHEAD = 8  # batches read ahead, so that structures of similar length meet in one batch
-
-
-class Log:
-    """Counts what worked and what failed, reports failures on stderr, and shows progress on a terminal."""
-
-    def __init__(self, strict: bool = False) -> None:
-        self.strict, self.done, self.failed = strict, 0, 0
-
-    def error(self, error: StructokError, source: str = "") -> None:
-        """Report one bad input, `source`; `--strict` makes it the last."""
-        if self.strict:
-            raise error
-        self.failed += 1
-        print(f"structok: error: {' '.join(str(error).split())}", file=sys.stderr)
-
-    def track(self, items: Iterable[T], what: str) -> Iterator[T]:
-        """Count items as done; a progress line on stderr when it is a terminal."""
-        with progress(what) as advance:
-            for item in items:
-                self.done += 1
-                advance(1)
-                yield item
-
-    def finish(self) -> None:
-        """Exit with status 1 if anything failed."""
-        if self.failed:
-            print(f"structok: {self.done} done, {self.failed} failed", file=sys.stderr)
-            sys.exit(1)
-
-
-@contextmanager
-def progress(what: str, total: int | None = None, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A function that is told of each few more; on a terminal it shows count and rate, and with a total the ETA."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    import rich.progress as show
-    from rich.console import Console
-
-    columns: list[str | show.ProgressColumn] = [show.SpinnerColumn(), "{task.description}", show.MofNCompleteColumn()]
-    columns += [show.TextColumn("{task.fields[rate]}"), show.TimeElapsedColumn()]
-    if total is not None:
-        columns += ["left", show.TimeRemainingColumn()]
-    began, count = time.monotonic(), 0
-    # tasks may take minutes: the speed is that of the last hour
-    with show.Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600) as bar:
-        task = bar.add_task(what, total=total, completed=done, rate="")
-
-        def advance(more: int) -> None:
-            nonlocal count
-            count += more
-            bar.update(task, advance=more, rate=f"{count / max(time.monotonic() - began, 1e-3):.1f}/s")
-
-        yield advance
 
 
 class Zoo:
@@ -100,36 +42,28 @@ class Zoo:
         return tokenizer
 
 
-def default_models() -> dict[str, str]:
-    """Modality -> the shipped model that is used unless one is named."""
-    shipped = list_models()
-    return {modality: name for modality, name in _DEFAULTS.items() if name in shipped}
-
-
 def encode_items(
     items: Iterable[Item],
     zoo: Zoo,
     log: Reporter,
     *,
     batch_size: int,
-    options: Mapping[str, Any],
+    search: Search,
     eager: bool = True,
 ) -> Iterator[tuple[Item, Tokens]]:
-    """(item, tokens) in input order; memory is bounded by a few batches. If `eager`, the first waits for no other.
-
-    `options` go to `encode_batch`.
-    """
+    """(item, tokens) in input order; memory is bounded by a few batches. If `eager`, the first waits for no other."""
     size = batch_size * _AHEAD
 
     def encode(window: list[Item]) -> Iterator[tuple[Item, Tokens]]:
         try:
             tokenizer = zoo.get(window[0][0])
-        except InputError as error:  # a molecule for a protein model, or the other way
+            tokenizer.settings(search)
+        except InputError as error:  # a molecule for a protein model, or the other way; or a setting it does not know
             for _, source, _ in window:
                 log.error(_located(error, source), source)
             return
         try:
-            encoded = tokenizer.encode_batch([s for _, _, s in window], batch_size=batch_size, **options)
+            encoded = tokenizer.encode_batch([s for _, _, s in window], batch_size=batch_size, search=search)
         except (StructokError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if len(window) > 1:  # one of them is bad: find it
                 half = len(window) // 2

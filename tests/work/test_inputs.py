@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structok.bulk.tasks import chunks
 from structok.data.sources import Unit
 from structok.errors import StructokError
 from structok.inputs import find_inputs, read_units, singles, weight
+from structok.work.tasks import chunks
 
 
 class Errors(list):

@@ -3,14 +3,16 @@
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 import structok
-from structok.bulk.engines import Local, rescue, run_tasks
-from structok.bulk.run import quantize_folder
-from structok.bulk.tasks import Settings, Task
 from structok.data.sources import Unit
+from structok.tokenizer import Search
+from structok.work.engines import Local, WorkerDied, rescue, run_tasks
+from structok.work.quantize import quantize_folder
+from structok.work.tasks import Chunk, Quantizer, Settings
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Deadly(Unit):
 
 @pytest.fixture
 def engine():
-    local = Local(Settings("chain-vq-64", closed_loop=False), 1)
+    local = Local(partial(Quantizer, Settings("chain-vq-64", search=Search(closed_loop=False))), 1)
     yield local
     local.close()
 
@@ -41,15 +43,15 @@ def good(tmp_path, make_chain):
 
 
 def test_task_of_a_killed_worker_is_done_again(engine, good):
-    [(_, outcome)] = run_tasks(engine, [Task(0, (Deadly("good.pdb", "pdb", str(good), deaths=1),))])
+    [(_, outcome)] = run_tasks(engine, [Chunk(0, (Deadly("good.pdb", "pdb", str(good), deaths=1),))])
     expected = structok.load("chain-vq-64").encode(good, closed_loop=False)
     assert outcome.failures == []
     assert [t.codes.tolist() for t in outcome.tokens] == [expected.codes.tolist()]
 
 
 def test_input_that_kills_workers_is_a_failure_and_the_others_are_done(engine, good):
-    task = Task(3, (Deadly("bad.pdb", "pdb", str(good), deaths=99), Unit("good.pdb", "pdb", str(good))))
-    assert list(run_tasks(engine, [task])) == [(task, None)]
+    task = Chunk(3, (Deadly("bad.pdb", "pdb", str(good), deaths=99), Unit("good.pdb", "pdb", str(good))))
+    assert list(run_tasks(engine, [task])) == [(task, WorkerDied)]
     outcome = rescue(engine, task)
     [(source, reason)] = outcome.failures
     assert source == "bad.pdb" and "died" in reason
