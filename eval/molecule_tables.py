@@ -77,7 +77,7 @@ def card(name: str, model: dict[str, Any], speed: dict[str, Any]) -> str:
         if label.startswith(name + ",")
     ]
     if rates:
-        text.append(f"\nMolecules per second, two cores, batch of 1,000, all steps included: {'; '.join(rates)}.")
+        text.append(f"\nMolecules per second and core, all steps included: {'; '.join(rates)}.")
     return "\n".join(text)
 
 
