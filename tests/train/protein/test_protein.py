@@ -1,5 +1,6 @@
 """The protein training loop on a handful of chains: batches, a few steps, resuming, the exported tokenizer."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -10,13 +11,17 @@ import torch
 
 pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
+pytest.importorskip("pyarrow")
+
+import lightning as L
 
 from structok import Backbone, load
+from structok.data.dataset import Row
 from structok.errors import InputError
 from structok.protein.decoder import backbone, chain_frames, frames_from_numbers
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
 from train.data import load_backbones
-from train.protein.data import Batches, Sampling, chain_of, collate, fixed_batches
+from train.protein.data import Chains, Sampling, collate, fixed_batches, with_gaps
 from train.protein.fit import compile_parts, main
 from train.protein.tasks import ProteinTask, Training
 
@@ -31,53 +36,82 @@ def _coords(length, seed):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Forty chains as a user's npz."""
+    """Forty chains as a user's npz, and as the shards made of it."""
     folder = tmp_path_factory.mktemp("chains")
     lengths = [30 + 3 * (i % 12) for i in range(40)]
-    xyz = np.concatenate([np.round(100 * _coords(n, i)) for i, n in enumerate(lengths)]).astype(np.int16)
+    coords = [_coords(n, i) for i, n in enumerate(lengths)]
+    coords[0][20:] += 30.0  # a break between residues 19 and 20
+    xyz = np.concatenate([np.round(100 * x) for x in coords]).astype(np.int16)
     xyz[5:8] = np.iinfo(np.int16).min
     np.savez(folder / "chains.npz", xyz=xyz, offsets=np.cumsum([0, *lengths]))
+    main(["pack", "--source", str(folder / "chains.npz"), "--out", str(folder / "shards")])
     return folder
 
 
-def test_unexplained_breaks_get_a_missing_slot(folder):
+def test_packed_arrays_are_a_data_set(folder):
     data = load_backbones(folder / "chains.npz")
-    data.break_before[20] = True
-    chain = chain_of(data, 0)
-    assert len(chain.coords) == len(chain.types) == data.lengths[0] + 1
+    packed = load_backbones(folder / "shards")
+    order = [data.names.index(n) for n in packed.names]
+    assert sorted(order) == list(range(40)) and (data.split[order] == packed.split).all()
+    for i, j in enumerate(order):
+        torch.testing.assert_close(packed[i], data[j], equal_nan=True)
+    with pytest.raises(InputError, match="exists"):
+        main(["pack", "--source", str(folder / "chains.npz"), "--out", str(folder / "shards")])
+
+
+def test_unexplained_breaks_get_a_missing_slot(folder):
+    [row] = [r for r in _rows(folder) if r.id == "0"]
+    chain = with_gaps(row)
+    assert len(chain.coords) == len(chain.types) == 31
     missing = (~chain.coords.isfinite().all((1, 2))).nonzero()[:, 0].tolist()
     assert missing == [5, 6, 7, 20]
 
 
-def test_batches_depend_on_their_number_only_and_keep_the_budget(folder):
+def _rows(folder):
     data = load_backbones(folder / "chains.npz")
+    return [Row(n, "X" * len(data[i]), data[i].reshape(-1, 9).numpy()) for i, n in enumerate(data.names)]
+
+
+def test_batches_keep_the_budget_and_are_damaged_on_purpose(folder):
     sampling = Sampling(crop=48, residues=200, lose_chance=0.5, jitter=0.1)
-    long = iter(Batches(data, sampling, seed=3))
-    run = [next(long) for _ in range(6)]
-    late = next(iter(Batches(data, sampling, seed=3, first=5)))
-    assert torch.equal(late.mask, run[5].mask) and torch.equal(late.types, run[5].types)
-    torch.testing.assert_close(late.coords, run[5].coords, equal_nan=True)
-    other = next(iter(Batches(data, sampling, seed=3, rank=1)))
-    assert other.names != run[0].names
-    for batch in run:
+    run = list(itertools.islice(Chains(folder / "shards", sampling, seed=3), 40))
+    again = list(itertools.islice(Chains(folder / "shards", sampling, seed=3), 40))
+    for batch, same in zip(run, again):
+        torch.testing.assert_close(batch.coords, same.coords, equal_nan=True)
         assert batch.mask.numel() <= 200 and batch.mask.shape[1] <= 48
         assert batch.target[batch.mask].isfinite().all() and batch.mask.any(1).all()
         assert 0.05 < (batch.coords - batch.target)[batch.mask].std() < 0.15
     assert any((b.target.isfinite().all((2, 3)) & ~b.mask).any() for b in run)  # lost on purpose
+    assert {b.origin[2].epoch for b in run} > {0, 1}
+    other = next(iter(Chains(folder / "shards", sampling, seed=4)))
+    assert other.names != run[0].names
+
+
+def test_examples_grow_with_the_steps(folder):
+    sampling = Sampling(crop=30, longer={4: 40, 8: 60}, residues=100, buffer=10)
+    assert [sampling.crop_at(s) for s in (0, 3, 4, 7, 8, 100)] == [30, 30, 40, 40, 60, 60]
+    longest = [b.mask.shape[1] for b in itertools.islice(Chains(folder / "shards", sampling, accumulate=5), 80)]
+    assert max(longest[:20]) == 30 and max(longest[25:40]) == 40 and max(longest[50:]) == 60
+
+
+def test_chains_with_little_in_them_are_left_out(folder):
+    names = set()
+    for batch in itertools.islice(Chains(folder / "shards", Sampling(shortest=28, residues=100)), 60):
+        names |= set(batch.names)
+    assert "0" not in names and len(names) == 37  # "0" lacks three of its thirty residues; two are for validation
 
 
 def test_validation_chains_are_whole_and_not_trained_on(folder):
     data = load_backbones(folder / "chains.npz")
-    batches = fixed_batches(data, 10, 60, 500, 25)
+    batches = fixed_batches(folder / "shards", 10, 60, Sampling(residues=500))
     names = {n for b in batches for n in b.names}
     assert names and names == {data.names[i] for i in np.flatnonzero(data.split == 1) if data.lengths[i] <= 60}
-    trained = Batches(data, Sampling(shortest=25))
-    assert not names & {data.names[i] for cluster in trained.clusters for i in cluster}
+    trained = itertools.islice(Chains(folder / "shards", Sampling(residues=200)), 30)
+    assert not names & {n for b in trained for n in b.names}
 
 
 def test_collate_pads_with_missing(folder):
-    data = load_backbones(folder / "chains.npz")
-    batch = collate([chain_of(data, i) for i in (0, 1, 2)])
+    batch = collate([with_gaps(row) for row in _rows(folder)[:3]])
     assert batch.mask.shape == (3, 36) and batch.mask.sum(1).tolist() == [27, 33, 36]
 
 
@@ -93,7 +127,7 @@ def _arguments(folder, **run):
     config = {
         "run": {"name": "tiny", "out": "tiny", "valid_every": 2, "accelerator": "cpu", "loggers": ["csv"], **run},
         "model": SMALL,
-        "data": {"path": str(folder / "chains.npz")},
+        "data": {"path": str(folder / "shards")},
         "sampling": {"crop": 40, "residues": 160},
         "training": {"weights": {"fape": 1.0, "mse": 0.002, "distance": 0.01, "direction": 0.05}, "adapt_every": 2},
     }
@@ -139,7 +173,37 @@ def test_accumulation_counts_steps_and_saves_between_them(folder, tmp_path, monk
 
 def _batches_used():
     callbacks = torch.load("runs/tiny/last.ckpt", weights_only=True)["callbacks"]
-    return callbacks["_Position"]["processes"][0]["batches"]
+    return callbacks["_Position"]["processes"][0]["turn"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_is_the_run_that_never_stopped(folder, tmp_path, monkeypatch, workers):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*_arguments(folder), "--data.workers", str(workers), "--training.average", "0.9", "--run.steps", "7"]
+    arguments += ["--run.valid_every", "100"]
+    main(arguments)
+    whole = torch.load("runs/tiny/last.ckpt", weights_only=True)
+    fit = L.Trainer.fit
+    monkeypatch.setattr(L.Trainer, "fit", lambda trainer, *a, **k: fit(_stopped(trainer, 3), *a, **k))
+    main(arguments)
+    assert torch.load("runs/tiny/last.ckpt", weights_only=True)["global_step"] == 3
+    monkeypatch.setattr(L.Trainer, "fit", fit)
+    main([*arguments, "--run.resume", "true"])
+    resumed = torch.load("runs/tiny/last.ckpt", weights_only=True)
+    assert resumed["callbacks"]["_Position"] == whole["callbacks"]["_Position"]
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(resumed["state_dict"][name], value, msg=name)
+
+
+def _stopped(trainer, step):
+    """A trainer that is interrupted after some steps of its schedule."""
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer, *rest):
+            trainer.should_stop = trainer.global_step >= step
+
+    trainer.callbacks.insert(0, Stop())
+    return trainer
 
 
 def test_time_runs_out(folder, tmp_path, monkeypatch):
