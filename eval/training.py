@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import structok
 from structok.protein.decoder import backbone
-from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance, window_fape
+from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance
 from structok.protein.model import PRESETS, GCPVQVAEModel
 
 OUT = Path(__file__).parent / "results" / "training.json"
@@ -39,9 +39,8 @@ def batch(chains: int, length: int, device: str) -> tuple[torch.Tensor, torch.Te
 
 def step_times(name: str, chains: int, length: int, half: bool, repeats: int, device: str) -> dict[str, Any]:
     """Seconds of each part of a training step, best of several; memory at its peak; operations of the whole step."""
-    config = PRESETS[name]
     torch.manual_seed(0)
-    model = GCPVQVAEModel(config).to(device).train()
+    model = GCPVQVAEModel(PRESETS[name]).to(device).train()
     model.quantizer.initialised.fill_(True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     coords, mask, types = batch(chains, length, device)
@@ -59,8 +58,6 @@ def step_times(name: str, chains: int, length: int, half: bool, repeats: int, de
 
     def losses(frames: torch.Tensor) -> torch.Tensor:
         x = backbone(frames.float())
-        if config.local_steps:
-            return window_fape(x, coords, mask, reach=8).mean()
         return sum(f(x, coords, mask).mean() for f in (aligned_mse, backbone_distance, backbone_direction))  # type: ignore[return-value]
 
     def run() -> dict[str, float]:
@@ -70,8 +67,6 @@ def step_times(name: str, chains: int, length: int, half: bool, repeats: int, de
             nodes = timed("GCPNet", lambda: model.graph_encoder(graph))
             hidden = timed("encoder", lambda: model.encoder(model.into(nodes).unflatten(0, mask.shape), mask))
             latents = model.to_code(hidden)
-            if config.next_step:
-                latents = latents + model.encode_steps(graph, mask)
             quantized = timed("quantiser", lambda: model.quantizer(latents, mask))
             frames = timed("decoder", lambda: model.decoder(quantized.vectors, mask))
             loss = timed("losses", lambda: losses(frames)) + quantized.loss
@@ -149,7 +144,8 @@ def main(
     machine["device"] = device if device == "cpu" else torch.cuda.get_device_name()
     limits = {kind: product_limit(device, kind == "bf16") for kind in ("fp32", "bf16")}
     record = {"machine": machine, "GFLOP/s of a 2048³ product": limits, "steps": rows}
-    OUT.write_text(json.dumps(record, indent=1) + "\n")
+    old = json.loads(OUT.read_text()) if OUT.exists() else {}
+    OUT.write_text(json.dumps(old | record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

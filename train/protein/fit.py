@@ -76,7 +76,7 @@ def denoise(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, tra
     from train.run import begin
 
     begin(run)
-    node = model.node_scalars, model.node_vectors
+    node = model.graph.node_scalars, model.graph.node_vectors
     task = DenoisingTask(GCPVQVAEModel(model), node, training, sampling.jitter)
     _train(run, task, data, sampling, training, lambda: task.export(run.tokenizer))
 
@@ -112,7 +112,7 @@ def main(args: list[str] | None = None) -> None:
     """Command line: `fit`, `denoise` or `pack`, then options or `--config FILE`."""
     from jsonargparse import ArgumentParser
 
-    from structok.protein.model import PRESETS, GCPVQVAEConfig
+    from structok.protein.model import GCPVQVAEConfig
     from train.protein.data import Sampling
     from train.protein.pack import pack
     from train.protein.tasks import Training
@@ -126,7 +126,6 @@ def main(args: list[str] | None = None) -> None:
         command.add_argument("--config", action="config")
         for name, settings in sections.items():
             command.add_class_arguments(settings, name)
-        command.set_defaults({f"model.{k}": v for k, v in asdict(PRESETS["mini"]).items()})
         commands.add_subcommand(kind, command)
     packing = ArgumentParser()
     packing.add_function_arguments(pack)

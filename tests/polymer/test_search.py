@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import structok
 from structok.codebook.search import beam_search
 from structok.geometry import backbone_frames
-from structok.protein.chain_model import ChainModel
-from structok.protein.chain_search import ChainSearch, StepTable
-from structok.protein.chain_search_cpu import CompiledSearch
+from structok.polymer.chain import ChainModel
+from structok.polymer.search import ChainSearch, StepTable
+from structok.polymer.search_cpu import CompiledSearch
 
 REGIMES = ["real", "plain", "duplicates", "near-duplicates", "far away", "clusters"]
 
@@ -128,7 +128,7 @@ def test_a_wide_beam_holds_all_paths():
 
 @pytest.mark.parametrize("options", [{}, {"latent_weight": 0.7}, {"rate_weight": 0.02}])
 def test_tokenizers_do_without_the_compiler(make_chain, monkeypatch, options):
-    tokenizer = structok.load("gcp-vqvae" if "rate_weight" in options else "chain-vq-256")
+    tokenizer = structok.load("chain-vq-4096" if "rate_weight" in options else "chain-vq-256")
     noise = np.random.default_rng(0).normal(size=(40, 3, 3)).astype(np.float32)
     chains = [structok.Backbone(make_chain(40 - 3 * i, seed=i).coords + 0.1 * noise[: 40 - 3 * i]) for i in range(5)]
     codes = [t.codes for t in tokenizer.encode_batch(chains, **options)]
@@ -139,7 +139,7 @@ def test_tokenizers_do_without_the_compiler(make_chain, monkeypatch, options):
 
 def test_a_package_folder_that_cannot_be_written_to_is_no_hindrance(tmp_path):
     """Machine code is kept beside the source or in a cache folder; where there is neither, it is made anew."""
-    source = "import structok.protein.chain_search_cpu as c; print(c._extend._cache.__class__.__name__)"
+    source = "import structok.polymer.search_cpu as c; print(c._extend._cache.__class__.__name__)"
     blocked = "from numba.core import caching; caching.CacheImpl._locator_classes = []; "
     done = subprocess.run([sys.executable, "-c", blocked + source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "NullCache"
