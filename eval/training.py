@@ -39,9 +39,8 @@ def batch(chains: int, length: int, device: str) -> tuple[torch.Tensor, torch.Te
 
 def step_times(name: str, chains: int, length: int, half: bool, repeats: int, device: str) -> dict[str, Any]:
     """Seconds of each part of a training step, best of several; memory at its peak; operations of the whole step."""
-    config = PRESETS[name]
     torch.manual_seed(0)
-    model = GCPVQVAEModel(config).to(device).train()
+    model = GCPVQVAEModel(PRESETS[name]).to(device).train()
     model.quantizer.initialised.fill_(True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     coords, mask, types = batch(chains, length, device)
@@ -145,7 +144,8 @@ def main(
     machine["device"] = device if device == "cpu" else torch.cuda.get_device_name()
     limits = {kind: product_limit(device, kind == "bf16") for kind in ("fp32", "bf16")}
     record = {"machine": machine, "GFLOP/s of a 2048³ product": limits, "steps": rows}
-    OUT.write_text(json.dumps(record, indent=1) + "\n")
+    old = json.loads(OUT.read_text()) if OUT.exists() else {}
+    OUT.write_text(json.dumps(old | record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
