@@ -38,7 +38,7 @@ def geometry_rates(tokenizer: MolStrucTok, mols: list[Chem.Mol], size: int = 500
     """Molecules per second from coordinates and graph to codes, and back."""
     ordered = sorted(map(prepare, mols), key=len)
     parts = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-    encode, codes = best_of(2, lambda: [tokenizer.assign(part, False, 1) for part in parts])
+    encode, codes = best_of(2, lambda: [tokenizer.assign_batch(part, None) for part in parts])
     decode, _ = best_of(
         2, lambda: [tokenizer.placement([x.mol for x in part]).rebuild(c) for part, c in zip(parts, codes)]
     )

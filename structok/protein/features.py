@@ -14,23 +14,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot, pad
 
-from structok.geometry import backbone_frames, dihedral, invert, knn
+from structok.geometry import dihedral, knn
 
 __all__ = [
-    "LEVER",
     "NODE_SCALARS",
     "RESIDUES",
     "Graph",
     "build_graph",
-    "lever_points",
-    "pose_numbers",
     "residue_types",
 ]
 
 RESIDUES = "ABCDEFGHIJKLMNPQRSTVWXYZ"  # one-letter codes without O and U, as the published weights index them
 _POSITION, _TYPES, _ANGLES = 16, len(RESIDUES) - 1, 10
 NODE_SCALARS = _POSITION + _TYPES + _ANGLES
-LEVER = 5.0  # Å
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,6 @@ class Graph:
     edge_distance : CA distance in Å
     edge_vector : unit vector from the centre's CA to the neighbour's
     edge_frame : three rows to project vectors on
-    step : origin (Å) and axes of the next residue's frame in this residue's, then 1; all zero where the next
-        slot is missing or ends the chain (no published feature; what `StepFeatures` reads)
     slot : place of each node in the padded batch, chain * length + residue
     """
 
@@ -56,7 +50,6 @@ class Graph:
     edge_distance: Float[Tensor, " e"]
     edge_vector: Float[Tensor, "e 1 3"]
     edge_frame: Float[Tensor, "e 3 3"]
-    step: Float[Tensor, "n 13"]
     slot: Int[Tensor, " n"]
 
 
@@ -119,7 +112,6 @@ def build_graph(
         difference.norm(dim=-1),
         normalize(difference, dim=-1)[:, None],
         frames,
-        _next_steps(x, follows),
         chain * mask.shape[1] + position,
     )
 
@@ -139,24 +131,6 @@ def _nearby(ca: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"], k: int, reach
     neighbour = place[centre, pick[chain, centre, which]]
     node = (mask.flatten().cumsum(0) - 1).view(b, length)
     return torch.stack([node[chain, neighbour], node[chain, centre]])
-
-
-def pose_numbers(frames: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 12"]:
-    """Origin of a frame (Å), then its three axes."""
-    return torch.cat([frames[..., :3, 3], frames[..., :3, :3].mT.flatten(-2)], -1)
-
-
-def lever_points(pose: Float[Tensor, "*b 12"]) -> Float[Tensor, "*b 12"]:
-    """Origin, and the axes times `LEVER`: numbers in Å between which poses lie as far apart as a chain feels it."""
-    return torch.cat([pose[..., :3], LEVER * pose[..., 3:]], -1)
-
-
-def _next_steps(x: Float[Tensor, "n 3 3"], follows: Bool[Tensor, " m"]) -> Float[Tensor, "n 13"]:
-    """`Graph.step`; `follows` tells whether each node but the first is the next residue of the node before it."""
-    frames = backbone_frames(x)
-    step = invert(frames[:-1]) @ frames[1:]
-    numbers = torch.cat([pose_numbers(step), torch.ones_like(step[:, :1, 0])], 1)
-    return pad(numbers * follows[:, None], (0, 0, 0, 1))
 
 
 def _sinusoids(position: Int[Tensor, " n"], kind: torch.dtype) -> Float[Tensor, "n 16"]:
