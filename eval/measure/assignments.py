@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-__all__ = ["OPEN", "Assignment", "assignments_of", "can_close", "closed", "default_assignment"]
+from structok.tokenizer import Search
+
+__all__ = ["OPEN", "assignments_of", "can_close", "closed", "default_assignment", "label_of", "options_of"]
+
+OPEN = Search(False)
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """Options of `encode_batch`; None in open loop, and where the tokenizer has no such option."""
-
-    closed_loop: bool
-    beam: int | None = None
-    latent_weight: float | None = None
-    rate_weight: float | None = None
-
-    @property
-    def label(self) -> str:
-        if not self.closed_loop:
-            return "open loop"
-        weights = (("λ", self.latent_weight), ("μ", self.rate_weight))
-        return f"closed loop, beam {self.beam}" + "".join(f", {k} {v:g}" for k, v in weights if v)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        options = {"beam": self.beam, "latent_weight": self.latent_weight, "rate_weight": self.rate_weight}
-        return {"closed_loop": self.closed_loop, **{k: v for k, v in options.items() if v is not None}}
+def label_of(how: Search) -> str:
+    """In words."""
+    if not how.closed_loop:
+        return "open loop"
+    weights = (("λ", how.latent_weight), ("μ", how.rate_weight))
+    return f"closed loop, beam {how.beam}" + "".join(f", {k} {v:g}" for k, v in weights if v)
 
 
-OPEN = Assignment(False)
+def options_of(how: Search) -> dict[str, Any]:
+    """Those of `encode_batch`, without what the tokenizer does not know."""
+    return {name: value for name, value in vars(how).items() if value is not None}
 
 
 def can_close(tokenizer: Any) -> bool:
@@ -38,36 +30,30 @@ def can_close(tokenizer: Any) -> bool:
     return tokenizer.defaults.closed_loop is not None
 
 
-def default_assignment(tokenizer: Any) -> Assignment:
+def default_assignment(tokenizer: Any) -> Search:
     """What `encode` does unless asked otherwise."""
     return closed(tokenizer) if tokenizer.defaults.closed_loop else OPEN
 
 
-def closed(
-    tokenizer: Any, beam: int | None = None, latent_weight: float | None = None, rate_weight: float | None = None
-) -> Assignment:
+def closed(tokenizer: Any, **asked: float | None) -> Search:
     """Closed loop; what is None is the checkpoint's default, what the tokenizer does not know is left out."""
-    known = {k for k, v in vars(tokenizer.defaults).items() if v is not None}
-    weights = {
-        name: float(getattr(tokenizer.config, name, 0.0)) if value is None else value
-        for name, value in (("latent_weight", latent_weight), ("rate_weight", rate_weight))
-        if name in known
-    }
-    return Assignment(True, beam or tokenizer.config.beam, **weights)
+    defaults = vars(tokenizer.defaults)
+    known = {k: v for k, v in asked.items() if v is not None and defaults[k] is not None}
+    return replace(tokenizer.defaults, closed_loop=True, **known)
 
 
 def assignments_of(
     tokenizer: Any, beams: list[int], weights: list[float], rates: list[float] | None = None
-) -> list[Assignment]:
+) -> list[Search]:
     """The default first, then open loop, then every further beam, λ and μ that the tokenizer knows, each once.
 
     A model that assigns open loop by default but could close the loop is measured in both.
     """
     found = [default_assignment(tokenizer), OPEN]
     if can_close(tokenizer):
-        found += [closed(tokenizer, beam) for beam in (None, *beams)]
+        found += [closed(tokenizer, beam=beam) for beam in (None, *beams)]
         found += [
-            closed(tokenizer, beam, weight, rate)
+            closed(tokenizer, beam=beam, latent_weight=weight, rate_weight=rate)
             for beam in beams or [None]
             for weight in weights or [None]
             for rate in rates or [None]

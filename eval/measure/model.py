@@ -17,7 +17,14 @@ from jaxtyping import Float
 
 import structok
 from eval.measure import axes
-from eval.measure.assignments import OPEN, Assignment, assignments_of, can_close, closed, default_assignment
+from eval.measure.assignments import (
+    OPEN,
+    assignments_of,
+    can_close,
+    default_assignment,
+    label_of,
+    options_of,
+)
 from eval.measure.molecules import Molecules
 from eval.measure.protein import Proteins, fitting
 from eval.measure.sets import StructureSet, molecule_sets, protein_sets, steady_chains
@@ -128,23 +135,23 @@ def measure_model(model: str, scope: Scope) -> dict[str, Any]:
         "name": tokenizer.name,
         "modality": tokenizer.modality,
         "codes": tokenizer.codebook_size,
-        "default": default_assignment(tokenizer).label,
+        "default": label_of(default_assignment(tokenizer)),
         "settings": scope.about,
         "machine": machine(scope.device),
         "codebook": None if vectors is None else rounded(codebook_spread(vectors.cpu())),
-        "assignments": {how.label: _measure(tokenizer, sets, how, scope) for how in assignments},
+        "assignments": {label_of(how): _measure(tokenizer, sets, options_of(how), scope) for how in assignments},
         "memory": {"loaded MB": loaded, "peak MB": _peak()},
     }
 
 
-def _measure(tokenizer: Any, sets: list[StructureSet], how: Assignment, scope: Scope) -> dict[str, Any]:
+def _measure(tokenizer: Any, sets: list[StructureSet], options: dict[str, Any], scope: Scope) -> dict[str, Any]:
     """All measures of one assignment; codes, leakage, speed, stability and robustness on the first set."""
     kind, random, size = KINDS[tokenizer.modality], np.random.default_rng(scope.seed), tokenizer.codebook_size
-    tokenizer.encode_batch(sets[0].structures[:1], **how.options)  # warm up before anything is timed
-    out: dict[str, Any] = {"options": how.options, "sets": {}}
+    tokenizer.encode_batch(sets[0].structures[:1], **options)  # warm up before anything is timed
+    out: dict[str, Any] = {"options": options, "sets": {}}
     for chosen in sets:
         fits = fitting(chosen, tokenizer.max_length) if tokenizer.modality == "protein" else chosen
-        tokens, found = axes.accuracy(kind, tokenizer, fits, how.options, random)
+        tokens, found = axes.accuracy(kind, tokenizer, fits, options, random)
         out["sets"][chosen.name] = found
         if chosen is sets[0]:
             rows = axes.observed_codes(tokens)
@@ -154,8 +161,8 @@ def _measure(tokenizer: Any, sets: list[StructureSet], how: Assignment, scope: S
             out["leakage"] = kind.leakage(tokens, fits, size)
             out["speed"] = _speed(found)
     steady = kind.steady(sets[0], scope.steady, tokenizer.max_length)
-    out["stability"] = axes.stability(kind, tokenizer, steady, how.options, random)
-    tokens = tokenizer.encode_batch(steady, **how.options)
+    out["stability"] = axes.stability(kind, tokenizer, steady, options, random)
+    tokens = tokenizer.encode_batch(steady, **options)
     out["robustness"] = axes.robustness(kind, tokenizer, steady, tokens, random)
     return out
 
@@ -175,23 +182,18 @@ def sweep_model(model: str, scope: Scope) -> dict[str, Any]:
     if tokenizer.modality != "protein" or not can_close(tokenizer):
         raise StructokError(f"{model}: only protein tokenizers that can close the loop are swept")
     steady = steady_chains(scope.sets("protein")[0], scope.steady, tokenizer.max_length)
-    grid = [
-        closed(tokenizer, beam, weight, rate)
-        for beam in scope.beams
-        for weight in scope.weights or (None,)
-        for rate in scope.rates or (None,)
-    ]
+    grid = assignments_of(tokenizer, list(scope.beams), list(scope.weights), list(scope.rates))
     default, kind = default_assignment(tokenizer), KINDS["protein"]
-    nearest = axes.observed_codes(tokenizer.encode_batch(steady.structures, **OPEN.options))
+    nearest = axes.observed_codes(tokenizer.encode_batch(steady.structures, search=OPEN))
     rows = []
-    for how in dict.fromkeys([default, OPEN, *grid]):
-        random = np.random.default_rng(scope.seed)
-        tokens, figures = axes.accuracy(kind, tokenizer, steady, how.options, random)
+    for how in grid:
+        random, options = np.random.default_rng(scope.seed), options_of(how)
+        tokens, figures = axes.accuracy(kind, tokenizer, steady, options, random)
         codes = axes.observed_codes(tokens)
-        steadiness = axes.stability(kind, tokenizer, steady.structures, how.options, random, brief=True)
+        steadiness = axes.stability(kind, tokenizer, steady.structures, options, random, brief=True)
         row = {
-            "label": how.label,
-            "options": how.options,
+            "label": label_of(how),
+            "options": options,
             "default": how == default,
             **{k: figures[k] for k in ("rmsd", "tm_score", "lddt")},
             **steadiness,
@@ -201,7 +203,9 @@ def sweep_model(model: str, scope: Scope) -> dict[str, Any]:
         }
         rows.append(row)
         jitter = row["jitter"]["0.1"]["codes"]
-        print(json.dumps({"model": tokenizer.name, "label": how.label, "rmsd": row["rmsd"]["mean"], "jitter": jitter}))
+        print(
+            json.dumps({"model": tokenizer.name, "label": label_of(how), "rmsd": row["rmsd"]["mean"], "jitter": jitter})
+        )
     return {
         "name": tokenizer.name,
         "codes": tokenizer.codebook_size,

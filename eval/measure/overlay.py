@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from eval.measure.assignments import assignments_of
+from eval.measure.assignments import assignments_of, label_of
 from eval.measure.model import load_tokenizer
 from eval.measure.sets import examples, molecule_sets, protein_sets
 from structok.geometry import superpose
@@ -44,7 +44,7 @@ def overlay_of(model: str, data: Path | None) -> list[dict[str, Any]]:
             item["elements"] = [a.GetSymbol() for a in structure.GetAtoms()]
         item["points"] = _packed(true)
         for how in assignments_of(tokenizer, [], [])[:2]:
-            tokens = tokenizer.encode(structure, **how.options)
+            tokens = tokenizer.encode(structure, search=how)
             back = tokenizer.decode(tokens)
             if tokenizer.modality == "protein":
                 points = back.coords.reshape(-1, 3)
@@ -52,7 +52,7 @@ def overlay_of(model: str, data: Path | None) -> list[dict[str, Any]]:
                 points = np.empty_like(true)
                 points[tokens.atom_order] = back.GetConformer().GetPositions()
             a, b, mask = torch.from_numpy(points).double(), torch.from_numpy(true).double(), torch.from_numpy(seen)
-            item["rebuilt"][how.label] = {
+            item["rebuilt"][label_of(how)] = {
                 "points": _packed(superpose(a, b, mask).numpy()),
                 "rmsd": round(float(rmsd_points(a, b, mask)), 4),
             }

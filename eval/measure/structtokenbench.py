@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from scipy.stats import rankdata
 
-from eval.measure.assignments import OPEN, Assignment, default_assignment
+from eval.measure.assignments import OPEN, default_assignment, label_of
 from eval.measure.axes import observed_codes
 from eval.measure.model import codebook_of, load_tokenizer, machine
 from eval.measure.peers import Letters
@@ -34,6 +34,7 @@ from eval.measure.stats import RESAMPLES, rounded
 from eval.report.results import RESULTS
 from structok.errors import StructokError
 from structok.protein.structure import Backbone
+from structok.tokenizer import Search
 from structok.tokens import Tokens
 from train.data import load_backbones, shared_folder
 
@@ -158,13 +159,12 @@ def efficiency(codes: Sequence[Codes], size: int) -> dict[str, Any]:
     return {how: rounded(dict(zip(names, row))) for how, row in zip(("whole set", "mean of chains"), rows)}
 
 
-def measured(tokenizer: Any, how: Assignment | None, pairs: Pairs, sets: tuple[Labelled, Labelled]) -> dict[str, Any]:
+def measured(tokenizer: Any, how: Search | None, pairs: Pairs, sets: tuple[Labelled, Labelled]) -> dict[str, Any]:
     """All axes of one tokenizer under one assignment."""
-    options = how.options if how else {}
     vectors, size = np.asarray(codebook_of(tokenizer), dtype=float), tokenizer.codebook_size
 
     def tokens_of(chains: Sequence[Backbone]) -> list[Tokens]:
-        return list(tokenizer.encode_batch(chains, **options))
+        return list(tokenizer.encode_batch(chains, search=how) if how else tokenizer.encode_batch(chains))
 
     of_pairs = dict(zip(pairs.chains, observed_codes(tokens_of(list(pairs.chains.values())))))
     train, test = (tokens_of(some.chains) for some in sets)
@@ -212,7 +212,7 @@ def main(
         hows = [None] if model == Letters.name else dict.fromkeys([default_assignment(tokenizer), OPEN])
         for how in hows:
             row = measured(tokenizer, how, conformations, sets)
-            save(tokenizer.name, how.label if how else "its own", tokenizer.codebook_size, row)
+            save(tokenizer.name, label_of(how) if how else "its own", tokenizer.codebook_size, row)
 
 
 if __name__ == "__main__":

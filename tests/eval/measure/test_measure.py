@@ -5,10 +5,11 @@ import pytest
 
 import structok
 from eval.measure import axes
-from eval.measure.assignments import OPEN, Assignment, assignments_of
+from eval.measure.assignments import OPEN, assignments_of, label_of
 from eval.measure.model import Scope, measure_model
 from eval.measure.peers import measure_peer
 from eval.measure.sets import molecule_sets, protein_sets
+from structok.tokenizer import Search
 
 NO_CODE = -1
 
@@ -53,9 +54,9 @@ def test_corruption_hits_the_asked_share_and_never_a_missing_code():
 
 
 def test_assignments_name_what_they_do(chain_vq):
-    assert OPEN.label == "open loop"
-    assert Assignment(True, 8, 0.0).label == "closed loop, beam 8"
-    assert Assignment(True, 8, 0.5).label == "closed loop, beam 8, λ 0.5"
+    assert label_of(OPEN) == "open loop"
+    assert label_of(Search(True, 8, 0.0)) == "closed loop, beam 8"
+    assert label_of(Search(True, 8, 0.5)) == "closed loop, beam 8, λ 0.5"
     found = assignments_of(chain_vq, [1, chain_vq.config.beam], [])
     assert [a.beam for a in found] == [chain_vq.config.beam, None, 1]  # the default is not measured twice
 
