@@ -29,6 +29,7 @@ import typer
 from rich.console import Console
 
 import structok
+from eval import RESULTS
 from eval.measure.model import RELEASED, Scope, measure_model, sweep_model
 from eval.measure.overlay import overlay_of
 from eval.measure.peers import PEERS, measure_peer
@@ -38,7 +39,6 @@ from structok.files import write_whole
 from train.data import shared_folder
 
 console = Console(stderr=True)
-RESULTS = Path(__file__).parent / "results"
 NUMBERS = "numbers separated by commas"
 
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from transformers import Qwen3ForCausalLM
 
 import structok
+from eval import RESULTS
 from eval.lm.samples import (
     clashing,
     molecule_geometry,
@@ -37,7 +38,6 @@ from train.lm import Row, Settings, loss_of, train_row
 from train.lm_data import Pair, PairVocabulary, batches, chain_crops, pair_of, small_molecules
 
 console = Console(stderr=True)
-RESULTS = Path(__file__).parents[1] / "results" / "learnability.json"
 RUNS = Path("runs/lm")
 
 
@@ -177,7 +177,7 @@ def update(out: Path, name: str, result: dict[str, Any]) -> None:
 def main(
     rows: Annotated[list[str], typer.Argument(help="MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")],
     data: Annotated[Path | None, typer.Option(help="folder with protein/train.npz and molecule/qm9.npz")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out")] = RESULTS,
+    out: Annotated[Path, typer.Option("-o", "--out")] = RESULTS / "learnability.json",
     runs: Annotated[Path, typer.Option(help="where the language models are kept")] = RUNS,
     residues: Annotated[int, typer.Option(help="training budget of the protein rows")] = Settings.residues,
     molecules: Annotated[int, typer.Option(help="training budget of the molecule rows")] = Settings.molecules,

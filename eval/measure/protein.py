@@ -71,7 +71,7 @@ class Proteins(Kind):
         def kept(n: int, end: str) -> Report:
             parts = []
             for chain, tokens in zip(structures, before):
-                rows = slice(n, None) if end == "start" else slice(None, len(chain) - n)
+                rows = slice(n, None) if end == "start" else slice(None, max(len(chain) - n, 0))
                 if chain.mask[rows].sum() >= ENOUGH:
                     parts.append((tokens, rows, self.moved(chain, chain.coords, rows)))
             again = tokenizer.encode_batch([short for *_, short in parts], **options)

@@ -25,13 +25,13 @@ from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from scipy.stats import rankdata
 
+from eval import RESULTS
 from eval.measure.assignments import OPEN, default_assignment, label_of
 from eval.measure.axes import observed_codes
 from eval.measure.model import codebook_of, load_tokenizer, machine
 from eval.measure.peers import Letters
 from eval.measure.probe import Labelled, effectiveness, labelled
 from eval.measure.stats import RESAMPLES, rounded
-from eval.report.results import RESULTS
 from structok.errors import StructokError
 from structok.protein.structure import Backbone
 from structok.tokenizer import Search

@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
+from eval import RESULTS
 from eval.report.cards import fill_proteins
 from eval.report.lm import fill_learnability
 from eval.report.molecules import fill_molecules
 from eval.report.page import write_report
-from eval.report.results import RESULTS
 from eval.report.structtokenbench import fill_structtokenbench
 
 

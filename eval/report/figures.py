@@ -18,8 +18,9 @@ import torch
 from matplotlib.axes import Axes
 
 import structok
+from eval import RESULTS
 from eval.report import plots
-from eval.report.results import RESULTS, ROOT, load, ranked
+from eval.report.results import ROOT, load, ranked
 from structok.geometry import superpose
 
 

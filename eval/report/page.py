@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from eval import RESULTS
 from eval.report import lm, molecules, proteins, structtokenbench
-from eval.report.results import RESULTS, load, of_modality, rows_of
+from eval.report.results import load, of_modality, rows_of
 from eval.report.table import Columns, Table, numbers
 from structok.files import write_whole
 

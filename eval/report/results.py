@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "ROOT", "load", "of_modality", "ranked", "rows_of", "sets_of"]
+from eval import RESULTS
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "eval" / "results"
+__all__ = ["ROOT", "load", "of_modality", "ranked", "rows_of", "sets_of"]
+
+ROOT = RESULTS.parents[1]
 Results = dict[str, Any]
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import typer
 
-from eval.report.results import RESULTS
+from eval import RESULTS
 from eval.speed.clock import machine
 from structok import Backbone, load
 from structok.inputs import find_inputs, read_units

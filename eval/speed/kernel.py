@@ -24,7 +24,7 @@ import typer
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from eval.report.results import RESULTS
+from eval import RESULTS
 from structok.codebook import nearest_triton
 
 # shared memory that one block may take, bytes (CUDA C++ Programming Guide, compute capabilities)

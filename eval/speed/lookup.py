@@ -25,7 +25,7 @@ import typer
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eval.report.results import RESULTS
+from eval import RESULTS
 from eval.speed.clock import best_of, machine, seconds
 from structok.codebook.nearest import nearest_code
 

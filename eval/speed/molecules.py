@@ -15,8 +15,8 @@ import typer
 from rdkit import Chem, RDLogger
 
 import structok
+from eval import RESULTS
 from eval.measure.model import RELEASED, load_tokenizer
-from eval.report.results import RESULTS
 from eval.speed.clock import best_of, machine
 from structok.molecule.conformer import prepare
 from structok.molecule.tokenizer import MolStrucTok

@@ -19,7 +19,7 @@ import typer
 from torch import Tensor
 
 import structok
-from eval.report.results import RESULTS
+from eval import RESULTS
 from eval.speed.clock import best_of, machine, peak_memory
 from structok.codebook.search import beam_search
 from structok.geometry import backbone_frames

@@ -16,7 +16,7 @@ import typer
 from torch.utils.flop_counter import FlopCounterMode
 
 import structok
-from eval.report.results import RESULTS
+from eval import RESULTS
 from eval.speed.clock import best_of, machine, peak_memory, seconds
 from structok.protein.decoder import backbone
 from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance, window_fape

@@ -8,6 +8,7 @@ from eval.measure import axes
 from eval.measure.assignments import OPEN, assignments_of, label_of
 from eval.measure.model import Scope, measure_model
 from eval.measure.peers import measure_peer
+from eval.measure.protein import Proteins
 from eval.measure.sets import molecule_sets, protein_sets
 from structok.tokenizer import Search
 
@@ -64,3 +65,12 @@ def test_assignments_name_what_they_do(chain_vq):
 def test_measuring_a_folder_without_proteins_says_so(tmp_path):
     with pytest.raises(structok.StructokError, match="no protein structures"):
         measure_model("chain-vq-64", Scope(tmp_path, 0, 0, 4, False))
+
+
+def test_a_chain_shorter_than_the_cut_is_not_compared(chain_vq, make_chain):
+    """40 residues less 50 are none, not 30."""
+    chains = [make_chain(n, seed=n) for n in (40, 80)]
+    before = chain_vq.encode_batch(chains, closed_loop=False)
+    found = Proteins().cropped(chain_vq, chains, before, {"closed_loop": False}, np.random.default_rng(0), False)
+    assert [found[f"crop {end}"]["50"]["structures"] for end in ("start", "end")] == [1, 1]
+    assert found["crop end"]["5"]["structures"] == 2
