@@ -34,8 +34,8 @@ from eval import RESULTS
 from eval.speed.clock import machine
 from structok import Backbone, load
 from structok.inputs import find_inputs, read_units
-from structok.jobs import Log
 from structok.protein.structure import structure_bytes
+from structok.work.log import Log
 from train.data import load_backbones, shared_folder
 
 FORMATS = ("pdb", "cif", "bcif", "pdb.gz", "cif.gz", "bcif.gz")

@@ -21,7 +21,7 @@ from eval.speed.clock import best_of, machine
 from structok.molecule.conformer import prepare
 from structok.molecule.tokenizer import MolStrucTok
 from train.data import shared_folder
-from train.molecule_data import npz_molecules
+from train.molecule.data import npz_molecules
 
 
 def rates(tokenizer: MolStrucTok, mols: list[Chem.Mol], **how: Any) -> dict[str, float]:
