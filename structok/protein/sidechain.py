@@ -1,0 +1,199 @@
+"""Side chains of proteins: one conformer code per residue, chosen on the rebuilt backbone.
+
+The sequence is known to the decoder, so that all bits of a code go to the conformer: each residue type has its own
+codebook, of side-chain heavy atoms in the frame of the residue's N, CA and C. A code is chosen by where the true atoms
+lie in the frame that the decoder will have, and so makes good for part of that frame's error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from structok.checkpoint import check_tensors, make_config, write_checkpoint
+from structok.codebook.nearest import nearest_code
+from structok.errors import InputError, TokensError
+from structok.geometry import apply, backbone_frames, invert, kabsch, place_oxygen
+from structok.protein.reading import BOND_LIMIT
+from structok.protein.sidechain_atoms import ATOMS, LETTERS
+
+__all__ = ["SideChainConfig", "SideChains", "onto_rebuilt"]
+
+UNIT = 0.001  # Å, of the stored conformers: int16 holds ±32 Å
+CODED = tuple(letter for letter in LETTERS if letter != "G")
+_REACH = 2.0  # Å; an atom that no conformer comes nearer to than this belongs to another molecule
+
+
+@dataclass(frozen=True)
+class SideChainConfig:
+    """Configuration of a side-chain checkpoint.
+
+    codebook_size : number of conformers of each residue type
+    """
+
+    codebook_size: int
+
+
+class SideChains:
+    """Codebooks of side-chain conformers.
+
+    Glycine and unknown residues have no code (-1). A residue is coded when its side chain is observed at least up to
+    the gamma atoms (CB for alanine), by the atoms that are there; the code then stands for the whole side chain, so
+    that atoms beyond come back as the conformer has them. Less than that, a D-amino acid, or atoms that no conformer
+    comes near to: code -1, and the side chain comes back missing.
+
+    Parameters
+    ----------
+    config : see `SideChainConfig`
+    conformers : of each residue type but glycine, atoms after the backbone in atom14 order, in the residue's frame, Å
+    """
+
+    modality = "protein"
+
+    def __init__(
+        self, config: SideChainConfig, conformers: Mapping[str, Float[Tensor, "k n 3"]], *, name: str = "sidechain"
+    ) -> None:
+        self.config, self.name, self.codebook_size = config, name, config.codebook_size
+        self.conformers = {letter: conformers[letter].float() for letter in CODED}
+
+    @classmethod
+    def from_checkpoint(
+        cls, name: str, config: dict[str, Any], tensors: dict[str, Tensor], *, device: str = "cpu"
+    ) -> SideChains:
+        """Build from what `structok.checkpoint.read_checkpoint` read; strict. The lookup runs on the CPU."""
+        built = make_config(SideChainConfig, config, name)
+        check_tensors({x: (built.codebook_size, len(ATOMS[x]) - 4, 3) for x in CODED}, tensors, name)
+        return cls(built, {letter: tensor.float() * UNIT for letter, tensor in tensors.items()}, name=name)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors`, coordinates rounded to 0.001 Å."""
+        tensors = {letter: (x / UNIT).round().to(torch.int16) for letter, x in self.conformers.items()}
+        write_checkpoint(folder, "sidechain", self.config, tensors)
+
+    def encode(
+        self, atoms: Float[np.ndarray, "l 14 3"], sequence: str, rebuilt: Float[np.ndarray, "l 3 3"]
+    ) -> Int[np.ndarray, " l"]:
+        """Codes of one chain, int32, -1 where a residue has none.
+
+        Parameters
+        ----------
+        atoms : heavy atoms in atom14 order (`sidechain_atoms.ATOMS`), Å, NaN = missing
+        sequence : one letter per residue
+        rebuilt : N, CA, C as the backbone's decoder gives them, in any pose; residues that are missing may be NaN
+
+        Raises
+        ------
+        InputError
+            If the arrays do not fit, or no residue is both observed and rebuilt.
+        """
+        return self.encode_batch([atoms], [sequence], [rebuilt])[0]
+
+    def encode_batch(
+        self,
+        atoms: Sequence[Float[np.ndarray, "l 14 3"]],
+        sequences: Sequence[str],
+        rebuilt: Sequence[Float[np.ndarray, "l 3 3"]],
+    ) -> list[Int[np.ndarray, " l"]]:
+        """As `encode`, for many chains."""
+        local = []
+        for x, letters, backbone in zip(atoms, sequences, rebuilt, strict=True):
+            _check(x, letters, backbone)
+            local.append(onto_rebuilt(torch.as_tensor(x).float(), torch.as_tensor(backbone).float()))
+        wrong_hand = [_wrong_hand(torch.as_tensor(x).float()) for x in atoms]
+        codes = self.nearest(torch.cat(local), "".join(sequences), torch.cat(wrong_hand))
+        return [part.numpy().astype(np.int32) for part in codes.split([len(x) for x in local])]
+
+    def nearest(
+        self, local: Float[Tensor, "r 14 3"], letters: str, wrong_hand: Bool[Tensor, " r"]
+    ) -> Int[Tensor, " r"]:
+        """Codes of residues whose atoms are given in the rebuilt frames."""
+        codes = torch.full((len(local),), -1)
+        seen = local.isfinite().all(-1)
+        kind = torch.frombuffer(bytearray(letters, "latin-1"), dtype=torch.uint8)
+        for letter, book in self.conformers.items():
+            n = book.shape[1]
+            needed = min(2, n)
+            able = (kind == ord(letter)) & seen[:, 4 : 4 + needed].all(1) & ~wrong_hand
+            rows = able.nonzero()[:, 0]
+            if not len(rows):
+                continue
+            patterns, of = seen[rows, 4 : 4 + n].unique(dim=0, return_inverse=True)
+            for p, there in enumerate(patterns):
+                some = rows[of == p]
+                x, e = local[some, 4 : 4 + n][:, there], book[:, there]
+                index = nearest_code(x.flatten(1), e.flatten(1).contiguous())[1].long()
+                off = (e[index] - x).square().sum(-1).amax(1)
+                codes[some] = torch.where(off <= _REACH**2, index, -1)
+        return codes
+
+    def decode(
+        self, codes: Int[np.ndarray, " l"], sequence: str, rebuilt: Float[np.ndarray, "l 3 3"]
+    ) -> Float[np.ndarray, "l 14 3"]:
+        """Heavy atoms of a chain in atom14 order, Å, float32, NaN where there is none.
+
+        The carbonyl O follows from the backbone (`structok.geometry.place_oxygen`): where the next residue is missing
+        its place is a guess.
+
+        Raises
+        ------
+        TokensError
+            If a code is out of range, or a residue type has no codes.
+        """
+        coords = torch.as_tensor(rebuilt).float()
+        _check_codes(codes, sequence, self)
+        codes = torch.as_tensor(np.asarray(codes)).long()
+        out = torch.full((len(coords), 14, 3), torch.nan)
+        out[:, :3] = coords
+        following = (coords[1:, 0] - coords[:-1, 2]).norm(dim=-1) <= BOND_LIMIT
+        out[:, 3] = place_oxygen(coords, torch.nn.functional.pad(following, (0, 1)))
+        frames = backbone_frames(coords)
+        kind = torch.frombuffer(bytearray(sequence, "latin-1"), dtype=torch.uint8)
+        for letter, book in self.conformers.items():
+            rows = ((kind == ord(letter)) & (codes >= 0)).nonzero()[:, 0]
+            out[rows, 4 : 4 + book.shape[1]] = apply(frames[rows], book[codes[rows]])
+        return out.numpy()
+
+
+def onto_rebuilt(atoms: Float[Tensor, "l n 3"], rebuilt: Float[Tensor, "l 3 3"]) -> Float[Tensor, "l n 3"]:
+    """True atoms, N, CA and C first, superposed on the rebuilt backbone, in the frames of its residues, Å.
+
+    Computed in float64, so that codes do not depend on the pose of either.
+    """
+    atoms, rebuilt = atoms.double(), rebuilt.double()
+    seen = (atoms[:, :3].isfinite() & rebuilt.isfinite()).all(-1).all(-1)
+    weight = seen[:, None].expand(-1, 3).flatten()
+    moved = apply(kabsch(atoms[:, :3].flatten(0, 1), rebuilt.flatten(0, 1), weight), atoms)
+    return apply(invert(backbone_frames(rebuilt)), moved).float()
+
+
+def _wrong_hand(atoms: Float[Tensor, "l 14 3"]) -> Bool[Tensor, " l"]:
+    """Residues whose CB is where that of a D-amino acid is."""
+    n, ca, c, cb = (*atoms[:, :3].unbind(1), atoms[:, 4])
+    return (torch.linalg.cross(n - ca, c - ca) * (cb - ca)).sum(-1) < 0
+
+
+def _check(atoms: Any, sequence: str, rebuilt: Any) -> None:
+    shape, backbone = np.shape(atoms), np.shape(rebuilt)
+    if shape != (len(sequence), 14, 3) or backbone != (len(sequence), 3, 3):
+        raise InputError(f"{len(sequence)} letters, atoms {shape}, backbone {backbone}: expected [L, 14, 3], [L, 3, 3]")
+    if not np.isfinite(np.asarray(atoms)[:, :3] + np.asarray(rebuilt)).all((1, 2)).any():
+        raise InputError("no residue is both observed and rebuilt")
+
+
+def _check_codes(codes: Any, sequence: str, model: SideChains) -> None:
+    codes = np.asarray(codes)
+    if codes.shape != (len(sequence),):
+        raise TokensError(f"{len(sequence)} residues but side-chain codes of shape {codes.shape}")
+    known = np.isin(list(sequence), CODED)
+    wrong = (codes < -1) | (codes >= model.codebook_size) | ((codes >= 0) & ~known)
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0])
+        what = "has no side-chain codes" if not known[at] else f"outside -1..{model.codebook_size - 1} of {model.name}"
+        raise TokensError(f"side-chain code {codes[at]} at slot {at} ({sequence[at]}): {what}")

@@ -1,0 +1,1 @@
+"""Recipes for chains with all their atoms: side chains of proteins, nucleotides."""
