@@ -19,7 +19,7 @@ from rich.progress import Progress
 from structok.checkpoint import write_checkpoint
 from structok.codebook.kmeans import centroids, kmeans, spread_seeds
 from structok.geometry import apply, backbone_frames, invert, scan
-from structok.protein.chain_model import ChainModel, chain_steps
+from structok.polymer.chain import ChainModel, chain_steps
 from structok.protein.chain_vq import ChainVQConfig
 from train.data import Backbones, load_backbones
 

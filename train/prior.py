@@ -24,7 +24,7 @@ from structok.codebook.kmeans import kmeans
 from structok.codebook.nearest import nearest_code
 from structok.codebook.prior import Prior, learn_prior
 from structok.geometry import backbone_frames
-from structok.protein.chain_model import chain_steps
+from structok.polymer.chain import chain_steps
 from structok.protein.chain_vq import ChainVQ
 from structok.protein.features import lever_points, pose_numbers
 from structok.protein.model import GCPVQVAEModel

@@ -18,13 +18,8 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
 
     It lies beside the source or in the user's cache folder (`NUMBA_CACHE_DIR` names another); where no folder can
     be written to, every process compiles for itself. Compiled functions let other threads run.
-
-    Raises
-    ------
-    ImportError
-        Without numba.
     """
-    from numba import njit
+    from numba import njit  # a third of a second that decoding need not spend
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:

@@ -172,13 +172,11 @@ def _kernel(x: Tensor, codebook: Tensor, k: int) -> ModuleType | None:
 
 
 def _compiled(x: Tensor, k: int) -> ModuleType | None:
-    """The compiled search's module, where it can do the work: for one code, on a CPU, with numba."""
+    """The compiled search's module, where it can do the work: for one code, on a CPU."""
     if k > 1 or x.device.type != "cpu":
         return None
-    try:
-        from structok.codebook import nearest_cpu
-    except ImportError:
-        return None
+    from structok.codebook import nearest_cpu  # loads its machine code, which not everybody needs
+
     return nearest_cpu
 
 

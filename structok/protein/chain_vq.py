@@ -17,7 +17,7 @@ from structok.batching import by_length
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.codebook.prior import Prior
 from structok.errors import CheckpointError, InputError
-from structok.protein.chain_model import ChainModel
+from structok.polymer.chain import ChainModel
 from structok.protein.structure import Backbone, as_backbone
 from structok.protein.tokens import backbone_of, check_codes, search_of, tokens_of
 from structok.tokens import Tokens

@@ -39,7 +39,7 @@ class GCPVQVAEConfig:
     gcp_bottleneck : see `GCPNet`
     encoder_*, decoder_* : see `Transformer` and `Decoder`; `multiple` is the feed-forward's
     closed_loop, beam, latent_weight : how `encode` assigns codes unless asked otherwise; closed loop needs
-        the chained head without transformer (decoder_depth 0), see `structok.protein.chain_model`
+        the chained head without transformer (decoder_depth 0), see `structok.polymer.chain`
     n_break : how many codes, the last ones, are long steps over chain breaks, which no head makes
     groups, rate_weight : groups of codes that the prior of the rate-constrained closed loop knows (0 without), and
         its weight unless asked otherwise

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from structok.batching import by_length
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.errors import CheckpointError, InputError, TokensError
-from structok.protein.chain_model import ChainModel
+from structok.polymer.chain import ChainModel
 from structok.protein.features import residue_types
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
 from structok.protein.structure import Backbone, as_backbone

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import structok
 from structok import StructokError, metrics
 from structok.geometry import apply, backbone_frames, invert
-from structok.protein import chain_model
-from structok.protein.bridge import Pieces, fill_missing
-from structok.protein.chain_model import ChainModel, chain_steps
+from structok.polymer import chain as polymer_chain
+from structok.polymer.bridge import Pieces, fill_missing
+from structok.polymer.chain import ChainModel, chain_steps
 from structok.zoo import resolve
 from train.data import load_backbones
 
@@ -214,7 +214,7 @@ class Tiny:
         """Codes of least cost among all 4⁴ ways to place residues 1 to 4, from the search's own start."""
         seen = self.chain.isfinite().all(-1).all(-1)
         full = fill_missing(self.chain, seen, Pieces.of(self.steps))
-        start = chain_model._start(full[None], torch.ones(1, 5, dtype=torch.bool))[0]
+        start = polymer_chain._start(full[None], torch.ones(1, 5, dtype=torch.bool))[0]
         steps, transforms = self.steps.double(), backbone_frames(self.steps.double())
 
         def cost(codes):

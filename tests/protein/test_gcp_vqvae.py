@@ -15,7 +15,7 @@ from structok import Backbone, load
 from structok.errors import CheckpointError, InputError, StructokError, TokensError
 from structok.geometry import apply, kabsch, rigid
 from structok.metrics import rmsd
-from structok.protein.chain_model import chain_steps
+from structok.polymer.chain import chain_steps
 from structok.protein.convert import convert
 from structok.protein.decoder import backbone, chain_frames, frames_from_numbers
 from structok.protein.features import RESIDUES, build_graph

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from structok.protein.bridge import Pieces, fill_missing
-from structok.protein.chain_model import chain_steps
+from structok.polymer.bridge import Pieces, fill_missing
+from structok.polymer.chain import chain_steps
 
 
 @pytest.fixture(scope="module")

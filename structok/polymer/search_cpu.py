@@ -1,4 +1,4 @@
-"""The beam search of `chain_search`, compiled for the CPU: one chain after the other, in float64.
+"""The beam search of `search`, compiled for the CPU: one chain after the other, in float64.
 
 Codes are cut into tiles of near ones, each within a box. A hypothesis pays at least for the way from its goal to the
 box, whichever code of the tile it takes; a tile is passed over where that is more than the last of the `beam` best
@@ -16,7 +16,7 @@ from numpy import ndarray as Array
 from torch import Tensor
 
 from structok.codebook.cpu import compiled
-from structok.protein.chain_search import pose_rows
+from structok.polymer.search import pose_rows
 
 __all__ = ["CompiledSearch"]
 

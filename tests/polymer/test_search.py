@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import structok
 from structok.codebook.search import beam_search
 from structok.geometry import backbone_frames
-from structok.protein.chain_model import ChainModel
-from structok.protein.chain_search import ChainSearch, StepTable
-from structok.protein.chain_search_cpu import CompiledSearch
+from structok.polymer.chain import ChainModel
+from structok.polymer.search import ChainSearch, StepTable
+from structok.polymer.search_cpu import CompiledSearch
 
 REGIMES = ["real", "plain", "duplicates", "near-duplicates", "far away", "clusters"]
 
@@ -139,7 +139,7 @@ def test_tokenizers_do_without_the_compiler(make_chain, monkeypatch, options):
 
 def test_a_package_folder_that_cannot_be_written_to_is_no_hindrance(tmp_path):
     """Machine code is kept beside the source or in a cache folder; where there is neither, it is made anew."""
-    source = "import structok.protein.chain_search_cpu as c; print(c._extend._cache.__class__.__name__)"
+    source = "import structok.polymer.search_cpu as c; print(c._extend._cache.__class__.__name__)"
     blocked = "from numba.core import caching; caching.CacheImpl._locator_classes = []; "
     done = subprocess.run([sys.executable, "-c", blocked + source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "NullCache"

@@ -1,7 +1,7 @@
 """Beam search for chains of rigid steps: which codes extend which hypotheses.
 
 Tensors of any device, all chains of a batch at once: the scores of all codes for all hypotheses are one matrix
-product. On the CPU `chain_search_cpu` gives the same codes in a fraction of the time.
+product. On the CPU `search_cpu` gives the same codes in a fraction of the time.
 
 Here components come first and hypotheses last, so that every operation runs along long rows.
 """

@@ -12,7 +12,7 @@ from structok.codebook.prior import Prior, learn_prior
 from structok.errors import CheckpointError, InputError
 from structok.geometry import apply
 from structok.metrics import rmsd
-from structok.protein.chain_model import ChainModel, _start
+from structok.polymer.chain import ChainModel, _start
 from structok.protein.chain_vq import ChainVQ, ChainVQConfig
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
 from structok.protein.tokenizer import GCPVQVAE

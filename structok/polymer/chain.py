@@ -28,12 +28,12 @@ from structok.geometry import (
     rotation_to_6d,
     scan,
 )
-from structok.protein.bridge import Pieces, fill_missing
-from structok.protein.chain_search import ChainSearch, StepTable
-from structok.protein.reading import BOND_LIMIT
+from structok.polymer.bridge import Pieces, fill_missing
+from structok.polymer.link import PEPTIDE, Link
+from structok.polymer.search import ChainSearch, StepTable
 
 if TYPE_CHECKING:
-    from structok.protein.chain_search_cpu import CompiledSearch
+    from structok.polymer.search_cpu import CompiledSearch
 
 __all__ = ["ChainModel", "chain_steps"]
 
@@ -56,6 +56,7 @@ class ChainModel:
     vectors : of the codes in an encoder's latent space, which the latents of `encode` are compared with;
         without them that space is the steps themselves, and the latents are the chain's true steps
     prior : what a code costs after another, for a rate-constrained search
+    link : how neighbours hang together
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class ChainModel:
         n_break: int = 0,
         vectors: Float[Tensor, "k d"] | None = None,
         prior: Prior | None = None,
+        link: Link = PEPTIDE,
     ) -> None:
+        self.link = link
         self.steps = steps.detach().double()
         self.bonded = self.steps[: len(steps) - n_break]
         self.transforms = backbone_frames(self.steps)
@@ -160,7 +163,7 @@ class ChainModel:
 
         Between bonded residues no code for breaks is taken: off by a little, it would throw the chain far away.
         """
-        bonded = _bonded(coords, torch.ones(coords.shape[:2], dtype=torch.bool, device=coords.device))
+        bonded = _bonded(coords, torch.ones(coords.shape[:2], dtype=torch.bool, device=coords.device), self.link.limit)
         steps = self._nearest(chain_steps(coords).flatten(-2).float(), self.flat, bonded[:, 1:])
         codes = torch.cat([self._first(coords, None, 0.0)[:, None], steps], 1)
         if latents is not None:
@@ -226,7 +229,7 @@ class ChainModel:
         if latent_weight:
             if goals is None:
                 goals = torch.nn.functional.pad(chain_steps(coords).flatten(-2).float(), (0, 0, 1, 0))
-            held = _bonded(coords, observed) & goals.isfinite().all(-1)
+            held = _bonded(coords, observed, self.link.limit) & goals.isfinite().all(-1)
             pull, goals = (held * latent_weight).double(), goals.nan_to_num()
         start, price = _start(coords, active), self._price(rate_weight)
         if self._compiled is None:
@@ -239,17 +242,15 @@ class ChainModel:
 
     @cached_property
     def _pieces(self) -> Pieces:
-        return Pieces.of(self.bonded.cpu())
+        return Pieces.of(self.bonded.cpu(), self.link.stride)
 
     @cached_property
     def _compiled(self) -> CompiledSearch | None:
-        """The search for the CPU; None on other devices, and where numba is not installed."""
+        """The search for the CPU; None on other devices."""
         if self.steps.device.type != "cpu":
             return None
-        try:
-            from structok.protein.chain_search_cpu import CompiledSearch
-        except ImportError:
-            return None
+        from structok.polymer.search_cpu import CompiledSearch  # loads its machine code, which decoding does not need
+
         return CompiledSearch(*self._book)
 
     @cached_property
@@ -308,9 +309,9 @@ class ChainModel:
         return apply(invert(backbone_frames(first)), first).flatten(1).float()
 
 
-def _bonded(coords: Float[Tensor, "b l 3 3"], observed: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-    """Whether a residue and the one before it are observed and linked by a peptide bond."""
-    near = (coords[:, 1:, 0] - coords[:, :-1, 2]).norm(dim=-1) <= BOND_LIMIT
+def _bonded(coords: Float[Tensor, "b l 3 3"], observed: Bool[Tensor, "b l"], limit: float) -> Bool[Tensor, "b l"]:
+    """Whether a residue and the one before it are observed and bonded: no further apart than the limit, Å."""
+    near = (coords[:, 1:, 0] - coords[:, :-1, 2]).norm(dim=-1) <= limit
     return torch.nn.functional.pad(near & observed[:, 1:] & observed[:, :-1], (1, 0))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, backbone_frames, invert, rigid
-from structok.protein.reading import CA_STEP
+from structok.polymer.link import PEPTIDE
 
 __all__ = ["Pieces", "fill_missing"]
 
@@ -25,20 +25,24 @@ _TRIAD = torch.tensor([[-0.5, 1.4, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0]], dtyp
 
 
 class Pieces(NamedTuple):
-    """What bridges are built from: bonded steps as frames, where each puts the triad, residues in their own frames."""
+    """What bridges are built from: bonded steps as frames, where each puts the triad, residues in their own frames.
+
+    `usual` is the step nearest the mean one, `stride` the usual distance of neighbours in Å.
+    """
 
     transforms: Float[Tensor, "k 4 4"]
     landing: Float[Tensor, "k 9"]
     inner: Float[Tensor, "k 3 3"]
     usual: int
+    stride: float
 
     @classmethod
-    def of(cls, steps: Float[Tensor, "k 3 3"]) -> Pieces:
+    def of(cls, steps: Float[Tensor, "k 3 3"], stride: float = PEPTIDE.stride) -> Pieces:
         steps = steps.double()
         transforms = backbone_frames(steps)
         landing = apply(transforms, _TRIAD.expand(len(steps), 3, 3)).flatten(1)
         usual = int((steps - steps.mean(0)).square().sum((1, 2)).argmin())
-        return cls(transforms, landing, apply(invert(transforms), steps), usual)
+        return cls(transforms, landing, apply(invert(transforms), steps), usual, stride)
 
 
 def fill_missing(coords: Float[Tensor, "l 3 3"], mask: Bool[Tensor, " l"], pieces: Pieces) -> Float[Tensor, "l 3 3"]:
@@ -59,7 +63,7 @@ def fill_missing(coords: Float[Tensor, "l 3 3"], mask: Bool[Tensor, " l"], piece
     for left, right in pairwise(seen):
         if n := right - left - 1:
             span = float((at[right][:3, 3] - at[left][:3, 3]).norm())
-            if span > 0.95 * CA_STEP * (n + 1):
+            if span > 0.95 * pieces.stride * (n + 1):
                 bridge = _grow(at[right], n, pieces, backwards=True, toward=at[left][:3, 3])
             else:
                 bridge = _bridge(at[left], at[right], n, pieces)
@@ -97,12 +101,13 @@ def _bridge(left: Float[Tensor, "4 4"], right: Float[Tensor, "4 4"], n: int, pie
     that is left is spread over the bridge as a growing part of one rigid motion.
     """
     random = torch.Generator().manual_seed(n)
-    transforms = pieces.transforms
+    transforms, stride = pieces.transforms, pieces.stride
     goal, span = right[:3, 3], float((right[:3, 3] - left[:3, 3]).norm())
+    near = stride + 1.2  # Å, room for the last two steps
     paths = left[None, None]  # walkers, residues so far, 4, 4
     for remaining in range(n, 1, -1):
-        want = max(span * remaining / (n + 1), min(span, 5.0), 5.0 if remaining == 2 else 0.0)
-        want = min(want, 0.9 * CA_STEP * remaining)
+        want = max(span * remaining / (n + 1), min(span, near), near if remaining == 2 else 0.0)
+        want = min(want, 0.9 * stride * remaining)
         picks = torch.randperm(len(transforms), generator=random)[:_TRIES]
         miss = (_distances(paths[:, -1], transforms[picks], goal) - want).abs()
         # walkers within 1 Å of the plan count as equal, so that the kept ones stay diverse
@@ -112,12 +117,12 @@ def _bridge(left: Float[Tensor, "4 4"], right: Float[Tensor, "4 4"], n: int, pie
         frames = paths[walker, -1] @ transforms[picks[kept % len(picks)]]
         paths = torch.cat([paths[walker], frames[:, None]], 1)
     picks = torch.randperm(len(transforms), generator=random)[:_LANDINGS]
-    far = (_distances(paths[:, -1], transforms[picks], goal) - CA_STEP).abs()
-    near = far.topk(min(512, len(far)), largest=False).indices
-    walker = near // len(picks)
-    frames = paths[walker, -1] @ transforms[picks[near % len(picks)]]
+    far = (_distances(paths[:, -1], transforms[picks], goal) - stride).abs()
+    nearest = far.topk(min(512, len(far)), largest=False).indices
+    walker = nearest // len(picks)
+    frames = paths[walker, -1] @ transforms[picks[nearest % len(picks)]]
     target = apply(right, _TRIAD)
-    seen_from = apply(invert(frames), target.expand(len(near), 3, 3)).flatten(1)
+    seen_from = apply(invert(frames), target.expand(len(nearest), 3, 3)).flatten(1)
     miss, index = nearest_code(seen_from, pieces.landing)
     chosen = int(miss.argmin())
     path = torch.cat([paths[walker[chosen], 1:], frames[chosen, None]])
