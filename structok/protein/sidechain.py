@@ -20,14 +20,18 @@ from torch import Tensor
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.codebook.nearest import nearest_code
 from structok.errors import InputError, TokensError
-from structok.geometry import apply, backbone_frames, invert, kabsch, place_oxygen
+from structok.geometry import apply, backbone_frames, dihedral, invert, kabsch, place_oxygen
 from structok.protein.reading import BOND_LIMIT
 from structok.protein.sidechain_atoms import ATOMS, LETTERS
+from structok.protein.sidechain_clash import clear_oxygens, untangle
 
 __all__ = ["SideChainConfig", "SideChains", "onto_rebuilt"]
 
 UNIT = 0.001  # Å, of the stored conformers: int16 holds ±32 Å
 CODED = tuple(letter for letter in LETTERS if letter != "G")
+_CODED = np.frombuffer("".join(CODED).encode(), np.uint8)
+_CHI1 = 2.0  # Å; more of it keeps chi1 at the cost of the other atoms
+_N = torch.tensor([-0.53, 1.36, 0.0])  # usual place of N in the frame, Å
 _REACH = 2.0  # Å; an atom that no conformer comes nearer to than this belongs to another molecule
 
 
@@ -108,7 +112,10 @@ class SideChains:
             local.append(onto_rebuilt(torch.as_tensor(x).float(), torch.as_tensor(backbone).float()))
         wrong_hand = [_wrong_hand(torch.as_tensor(x).float()) for x in atoms]
         codes = self.nearest(torch.cat(local), "".join(sequences), torch.cat(wrong_hand))
-        return [part.numpy().astype(np.int32) for part in codes.split([len(x) for x in local])]
+        lengths = [len(x) for x in local]
+        split = [part.numpy().astype(np.int32) for part in codes.split(lengths)]
+        placed = self.decode_batch(split, sequences, rebuilt)
+        return [untangle(self, *chain) for chain in zip(split, placed, local, sequences, rebuilt, atoms)]
 
     def nearest(
         self, local: Float[Tensor, "r 14 3"], letters: str, wrong_hand: Bool[Tensor, " r"]
@@ -119,19 +126,32 @@ class SideChains:
         kind = torch.frombuffer(bytearray(letters, "latin-1"), dtype=torch.uint8)
         for letter, book in self.conformers.items():
             n = book.shape[1]
-            needed = min(2, n)
-            able = (kind == ord(letter)) & seen[:, 4 : 4 + needed].all(1) & ~wrong_hand
+            able = (kind == ord(letter)) & seen[:, 4 : 4 + min(2, n)].all(1) & ~wrong_hand
             rows = able.nonzero()[:, 0]
             if not len(rows):
                 continue
             patterns, of = seen[rows, 4 : 4 + n].unique(dim=0, return_inverse=True)
             for p, there in enumerate(patterns):
                 some = rows[of == p]
-                x, e = local[some, 4 : 4 + n][:, there], book[:, there]
-                index = nearest_code(x.flatten(1), e.flatten(1).contiguous())[1].long()
-                off = (e[index] - x).square().sum(-1).amax(1)
+                index = self.options(letter, local[some], there)[:, 0]
+                off = (book[index] - local[some, 4 : 4 + n])[:, there].square().sum(-1).amax(1)
                 codes[some] = torch.where(off <= _REACH**2, index, -1)
         return codes
+
+    def options(
+        self, letter: str, local: Float[Tensor, "r 14 3"], there: Bool[Tensor, " n"], count: int = 1
+    ) -> Int[Tensor, "r c"]:
+        """The conformers nearest to residues of one type, by the side-chain atoms that are `there`.
+
+        Nearness is the squared distance of atoms, and that of chi1 on a circle of radius `_CHI1` Å.
+        """
+        book = self.conformers[letter]
+        x, e = local[:, 4 : 4 + book.shape[1]][:, there].flatten(1), book[:, there].flatten(1)
+        if book.shape[1] > 1:
+            x = torch.cat([x, _on_circle(local[:, 0], local[:, 1], local[:, 4], local[:, 5])], 1)
+            e = torch.cat([e, _on_circle(_N.expand(len(e), 3), torch.zeros(len(e), 3), book[:, 0], book[:, 1])], 1)
+        count = min(count, len(book))
+        return nearest_code(x, e.contiguous(), count)[1].long().view(-1, count)
 
     def decode(
         self, codes: Int[np.ndarray, " l"], sequence: str, rebuilt: Float[np.ndarray, "l 3 3"]
@@ -146,19 +166,34 @@ class SideChains:
         TokensError
             If a code is out of range, or a residue type has no codes.
         """
-        coords = torch.as_tensor(rebuilt).float()
-        _check_codes(codes, sequence, self)
-        codes = torch.as_tensor(np.asarray(codes)).long()
+        return self.decode_batch([codes], [sequence], [rebuilt])[0]
+
+    def decode_batch(
+        self,
+        codes: Sequence[Int[np.ndarray, " l"]],
+        sequences: Sequence[str],
+        rebuilt: Sequence[Float[np.ndarray, "l 3 3"]],
+    ) -> list[Float[np.ndarray, "l 14 3"]]:
+        """As `decode`, for many chains."""
+        for some, letters in zip(codes, sequences, strict=True):
+            _check_codes(some, letters, self)
+        coords = torch.from_numpy(np.concatenate(rebuilt)).float()
+        code = torch.from_numpy(np.concatenate(codes)).long()
+        ends = np.cumsum([len(x) for x in sequences])
         out = torch.full((len(coords), 14, 3), torch.nan)
         out[:, :3] = coords
-        following = (coords[1:, 0] - coords[:-1, 2]).norm(dim=-1) <= BOND_LIMIT
-        out[:, 3] = place_oxygen(coords, torch.nn.functional.pad(following, (0, 1)))
+        following = torch.zeros(len(coords), dtype=torch.bool)
+        following[:-1] = (coords[1:, 0] - coords[:-1, 2]).norm(dim=-1) <= BOND_LIMIT
+        following[ends - 1] = False
+        out[:, 3] = place_oxygen(coords, following)
+        for chain in out.tensor_split(torch.from_numpy(ends[:-1])):
+            chain[:, 3] = clear_oxygens(chain[:, :4])[:, 3]
         frames = backbone_frames(coords)
-        kind = torch.frombuffer(bytearray(sequence, "latin-1"), dtype=torch.uint8)
+        kind = torch.frombuffer(bytearray("".join(sequences), "latin-1"), dtype=torch.uint8)
         for letter, book in self.conformers.items():
-            rows = ((kind == ord(letter)) & (codes >= 0)).nonzero()[:, 0]
-            out[rows, 4 : 4 + book.shape[1]] = apply(frames[rows], book[codes[rows]])
-        return out.numpy()
+            rows = ((kind == ord(letter)) & (code >= 0)).nonzero()[:, 0]
+            out[rows, 4 : 4 + book.shape[1]] = apply(frames[rows], book[code[rows]])
+        return np.split(out.numpy(), ends[:-1])
 
 
 def onto_rebuilt(atoms: Float[Tensor, "l n 3"], rebuilt: Float[Tensor, "l 3 3"]) -> Float[Tensor, "l n 3"]:
@@ -171,6 +206,14 @@ def onto_rebuilt(atoms: Float[Tensor, "l n 3"], rebuilt: Float[Tensor, "l 3 3"])
     weight = seen[:, None].expand(-1, 3).flatten()
     moved = apply(kabsch(atoms[:, :3].flatten(0, 1), rebuilt.flatten(0, 1), weight), atoms)
     return apply(invert(backbone_frames(rebuilt)), moved).float()
+
+
+def _on_circle(
+    n: Float[Tensor, "r 3"], ca: Float[Tensor, "r 3"], cb: Float[Tensor, "r 3"], gamma: Float[Tensor, "r 3"]
+) -> Float[Tensor, "r 2"]:
+    """Chi1 as a point of a circle of radius `_CHI1`."""
+    chi = dihedral(n, ca, cb, gamma)
+    return _CHI1 * torch.stack([chi.cos(), chi.sin()], -1)
 
 
 def _wrong_hand(atoms: Float[Tensor, "l 14 3"]) -> Bool[Tensor, " l"]:
@@ -191,7 +234,7 @@ def _check_codes(codes: Any, sequence: str, model: SideChains) -> None:
     codes = np.asarray(codes)
     if codes.shape != (len(sequence),):
         raise TokensError(f"{len(sequence)} residues but side-chain codes of shape {codes.shape}")
-    known = np.isin(list(sequence), CODED)
+    known = np.isin(np.frombuffer(sequence.encode("latin-1"), np.uint8), _CODED)
     wrong = (codes < -1) | (codes >= model.codebook_size) | ((codes >= 0) & ~known)
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])

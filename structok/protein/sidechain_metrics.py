@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from structok.geometry import dihedral, superpose
-from structok.protein.sidechain_atoms import ALIKE, ATOMS, BONDS, CHIS
+from structok.protein.sidechain_atoms import ALIKE, ATOMS, BONDS, CHIS, LETTERS
 
 __all__ = ["Comparison", "chi_angles", "clashes", "compare_atoms", "with_alike_names"]
 
-CLASH = 2.0  # Å; no two atoms that are not bonded come nearer
-_DISULFIDE = 2.5  # Å, between SG atoms that are bonded
+CLASH = 2.0  # Å; no two atoms more than two bonds apart come nearer
+_KINDS = np.frombuffer(LETTERS.encode(), np.uint8)
+_KIND_OF = np.zeros(256, dtype=np.int64)
+_KIND_OF[_KINDS] = np.arange(len(_KINDS))
 
 Atoms = Float[np.ndarray, "l 14 3"]
 
@@ -74,19 +77,22 @@ def chi_angles(atoms: Atoms, sequence: str) -> Float[np.ndarray, "l 4"]:
 
 
 def clashes(atoms: Atoms, sequence: str, limit: float = CLASH) -> set[tuple[int, int]]:
-    """Pairs of atoms (numbered 14 to a residue) nearer than `limit` Å and not bonded.
+    """Pairs of atoms (numbered 14 to a residue) nearer than `limit` Å, and more than two bonds apart.
 
-    Two SG atoms within 2.5 Å count as a disulfide.
+    Two SG atoms are never among them: they may be a disulfide.
     """
     flat = atoms.reshape(-1, 3)
     seen = np.flatnonzero(np.isfinite(flat).all(1))
-    sulfur = {14 * i + ATOMS["C"].index("SG") for i in _rows(sequence, "C")}
-    found = set()
-    for i, j in near_pairs(flat[seen].astype(np.float64), limit).tolist():
-        a, b = int(seen[i]), int(seen[j])
-        if not (_bonded(a, b, sequence) or (a in sulfur and b in sulfur)):
-            found.add((a, b))
-    return found
+    first, second = seen[near_pairs(flat[seen].astype(np.float64), limit)].T
+    (i, x), (j, y) = divmod(first, 14), divmod(second, 14)
+    letters = np.frombuffer(sequence.encode("latin-1"), np.uint8)
+    kind = np.where(np.isin(letters, _KINDS), letters, ord("G"))
+    linked = _linked()[_KIND_OF[kind[i]], _KIND_OF[kind[np.minimum(i + 1, len(kind) - 1)]], x, (second - 14 * i) % 28]
+    linked &= j - i < 2
+    sulfur = ATOMS["C"].index("SG")
+    disulfide = (letters[i] == ord("C")) & (letters[j] == ord("C")) & (x == sulfur) & (y == sulfur)
+    apart = ~linked & ~disulfide
+    return set(zip(first[apart].tolist(), second[apart].tolist()))
 
 
 def near_pairs(points: Float[np.ndarray, "n 3"], limit: float) -> Int[np.ndarray, "m 2"]:
@@ -112,13 +118,20 @@ def near_pairs(points: Float[np.ndarray, "n 3"], limit: float) -> Int[np.ndarray
     return np.sort(np.concatenate(found), axis=1)
 
 
-def _bonded(a: int, b: int, sequence: str) -> bool:
-    (i, x), (j, y) = divmod(a, 14), divmod(b, 14)
-    if i == j:
-        names = ATOMS.get(sequence[i], ATOMS["G"])
-        pair = names[x], names[y]
-        return pair in BONDS.get(sequence[i], BONDS["G"]) or pair[::-1] in BONDS.get(sequence[i], BONDS["G"])
-    return j == i + 1 and (x, y) == (2, 0)
+@cache
+def _linked() -> Bool[np.ndarray, "20 20 28 28"]:
+    """By the types of a residue and the next: slots, those of the next from 14 on, that are one or two bonds apart."""
+    table = np.zeros((len(LETTERS), len(LETTERS), 28, 28), dtype=bool)
+    for kinds in np.ndindex(table.shape[:2]):
+        one = np.zeros((28, 28), dtype=bool)
+        bonds = [(2, 14)]  # C and the next N
+        for start, letter in zip((0, 14), (LETTERS[k] for k in kinds)):
+            names = ATOMS[letter]
+            bonds += [(start + names.index(a), start + names.index(b)) for a, b in BONDS[letter]]
+        one[tuple(np.transpose(bonds))] = True
+        one |= one.T
+        table[kinds] = one | (one @ one)
+    return table
 
 
 def _rows(sequence: str, letter: str) -> Int[np.ndarray, " m"]:

@@ -59,3 +59,33 @@ def _gaps(number: Int[np.ndarray, " l"], broken: np.ndarray) -> Int[np.ndarray, 
     """Where empty slots go in, once for each; at least one at a break."""
     size = np.where(broken[1:], np.clip(np.diff(number) - 1, 1, _LONGEST_GAP), 0)
     return np.repeat(np.arange(1, len(number)), size)
+
+
+@dataclass(frozen=True)
+class NucleicChain:
+    """Heavy atoms by slot (`structok.nucleic.atoms`) in Å (NaN = missing), one letter per slot, 'X' without one."""
+
+    atoms: Float[np.ndarray, "l 23 3"]
+    sequence: str
+    name: str
+    cluster: int
+
+
+def load_nucleic(path: Path, split: int) -> list[NucleicChain]:
+    """Chains of a split from an npz: `xyz` int16 [R, 24, 3] in 0.01 Å, `offsets`, `types`, `restype`, ...
+
+    As for proteins, missing nucleotides get empty slots.
+    """
+    with np.load(path) as file:
+        data = {key: file[key] for key in file.files}
+    letters = np.array([t[1].lower() if len(t) == 2 else t for t in data["types"]])[data["restype"]]
+    chains = []
+    for i in np.flatnonzero(data["split"] == split):
+        rows = slice(data["offsets"][i], data["offsets"][i + 1])
+        raw = data["xyz"][rows, :23]
+        atoms = np.where(raw == _MISSING, np.nan, raw.astype(np.float32) / 100)
+        at = _gaps(data["resnum"][rows], data["break_before"][rows].astype(bool))
+        sequence = "".join(np.insert(letters[rows], at, "X"))
+        name = f"{data['pdb'][i]}_{data['chain'][i]}"
+        chains.append(NucleicChain(np.insert(atoms, at, np.nan, axis=0), sequence, name, int(data["cluster80"][i])))
+    return chains

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 import structok
-from structok.codebook.kmeans import centroids, kmeans
+from structok.codebook.kmeans import centroids, spread_seeds
 from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, backbone_frames, invert
 from structok.protein.sidechain import CODED, SideChainConfig, SideChains, onto_rebuilt
@@ -30,7 +30,9 @@ from train.polymer.data import ProteinChain, load_proteins
 console = Console(stderr=True)
 FIT = 0.05  # Å, how far a conformer may lie from the mean of its samples, as a standard deviation
 STIFF = 0.06  # Å; distances that vary less than this are geometry, the others are conformation
+FIXED = 0.97  # share of residues that have a stiff distance within five standard deviations
 LEAST = 0.005  # Å, the least standard deviation that a distance is given
+ITERATIONS = 10  # of plain k-means
 MISFIT = 1.0  # Å from the type's usual distance between bonded atoms; such residues teach nothing
 
 
@@ -92,7 +94,9 @@ def stiff_pairs(own: Float[Tensor, "m n 3"]) -> Stiff:
     near = (length - middle).abs() < 5 * spread.clamp(min=LEAST)
     mean = torch.where(near, length, 0).sum(0) / near.sum(0)
     spread = (torch.where(near, length - mean, 0).square().sum(0) / near.sum(0)).sqrt()
-    kept = spread < STIFF
+    kept = (spread < STIFF) & (
+        near.float().mean(0) > FIXED
+    )  # one of several rotamers may be frequent, and is not fixed
     return Stiff(pairs[kept], mean[kept], spread[kept].clamp(min=LEAST))
 
 
@@ -135,16 +139,17 @@ def learn(
     """Conformers of one type, the most used first: k-means, then rounds of idealising and assigning."""
     random = torch.Generator().manual_seed(seed)
     seen = plausible(seen, letter)
-    x = more_samples(seen, errors, sample, random)
+    x = more_samples(seen, errors, max(sample, 4 * codes), random)
     stiff = stiff_pairs(seen.own)
     backbone = seen.own[:, :3].median(0).values
     flat = x.flatten(1).contiguous()
-    book = kmeans(flat, codes, iterations=10, generator=random)
-    for i in range(rounds + 1):
-        book = idealise(book.view(codes, -1, 3), backbone, stiff).flatten(1)
+    book = spread_seeds(flat[: 4 * codes], codes, random)
+    for i in range(ITERATIONS + rounds):
         distance, index = nearest_code(flat, book)
-        if i < rounds:
-            book = centroids(flat, index, book, prior=1.0)
+        book = centroids(flat, index, book, prior=float(i >= ITERATIONS))
+        if i >= ITERATIONS - 1:
+            book = idealise(book.view(codes, -1, 3), backbone, stiff).flatten(1)
+    distance, index = nearest_code(flat, book)
     used = torch.bincount(index.long(), minlength=codes)
     book = book[used.argsort(descending=True, stable=True)].view(codes, -1, 3)
     error = float((distance.mean() / x.shape[1]).sqrt())
