@@ -46,9 +46,11 @@ def measure(tokenizer: Any, chains: list[Backbone], rate: float, seed: int) -> d
         "rmsd mean": round(float(np.mean(rmsd)), 4),
         "rmsd p95": round(float(np.quantile(rmsd, 0.95)), 4),
         "prior bits": round(bits, 3),
-        "unigram bits": round(code_rate([t.codes for t in tokens], tokenizer.codebook_size)["unigram_bits_corrected"], 3),
+        "unigram bits": round(
+            code_rate([t.codes for t in tokens], tokenizer.codebook_size)["unigram_bits_corrected"], 3
+        ),
         "codes kept": round(float(kept.mean()), 4),
-        "codes used": int(len(np.unique(codes))),
+        "codes used": len(np.unique(codes)),
     }
 
 

@@ -17,7 +17,7 @@ __all__ = ["Log", "Zoo", "decode_items", "default_models", "encode_items", "prog
 
 T = TypeVar("T")
 
-_DEFAULTS = {"protein": ("gcp-vqvae", "chain-vq-4096"), "molecule": ("molstructok",)}
+_DEFAULTS = {"protein": "chain-vq-4096", "nucleic": "nucleic-vq-4096", "molecule": "molstructok"}
 _AHEAD = 8  # batches read ahead, so that structures of similar length meet in one batch
 
 
@@ -103,8 +103,7 @@ class Zoo:
 def default_models() -> dict[str, str]:
     """Modality -> the shipped model that is used unless one is named."""
     shipped = list_models()
-    found = {modality: [m for m in names if m in shipped] for modality, names in _DEFAULTS.items()}
-    return {modality: names[0] for modality, names in found.items() if names}
+    return {modality: name for modality, name in _DEFAULTS.items() if name in shipped}
 
 
 def encode_items(
@@ -125,8 +124,6 @@ def encode_items(
     def encode(window: list[Item]) -> Iterator[tuple[Item, Tokens]]:
         try:
             tokenizer = zoo.get(window[0][0])
-            if "rate_weight" in options and tokenizer.modality != "protein":
-                raise InputError(f"{tokenizer.name} knows no rate weight")
         except InputError as error:  # a molecule for a protein model, or the other way
             for _, source, _ in window:
                 log.error(_located(error, source), source)
@@ -159,9 +156,7 @@ def decode_items(
                 yield record
 
     def decode(part: list[Tokens]) -> list[Any]:
-        tokenizer = zoo.get(part[0].modality, part[0].model)
-        options = {"relax": relax} if part[0].modality == "molecule" else {}
-        return tokenizer.decode_batch(part, **options)
+        return zoo.get(part[0].modality, part[0].model).decode_batch(part, relax=relax)
 
     def rebuild(part: list[Tokens]) -> Iterator[tuple[Tokens, Any]]:
         try:

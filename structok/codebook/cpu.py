@@ -1,16 +1,11 @@
-"""What the searches on the CPU share: loops as machine code, and one thread for each part of the work."""
+"""Loops as machine code, for the searches on the CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-import torch
-
-__all__ = ["compiled", "in_threads"]
-
-Part = TypeVar("Part")
+__all__ = ["compiled"]
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -28,18 +23,3 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
             return njit(nogil=True, **options)(function)
 
     return decorate
-
-
-def in_threads(work: Callable[[Part], None], parts: Sequence[Part], *, several: bool) -> None:
-    """Do all parts, one after the other or on torch's number of threads.
-
-    Where operations are short, a thread for each part beats several for each.
-    """
-    threads = min(torch.get_num_threads(), len(parts))
-    if not several or threads <= 1:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(work, parts):
-            pass

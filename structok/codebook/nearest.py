@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from structok.codebook.cpu import in_threads
+from structok.batching import in_threads
 
 __all__ = ["nearest_code", "smallest"]
 

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from structok.batching import by_length
-from structok.codebook.cpu import in_threads
+from structok.batching import in_batches
 from structok.codebook.nearest import nearest_code
 from structok.codebook.prior import Prior
 from structok.codebook.search import beam_search
@@ -123,17 +122,13 @@ class ChainModel:
             raise ValueError("codes with vectors of their own need latents to compare them with")
         if rate_weight and self.prior is None:
             raise ValueError("a rate_weight needs a prior")
-        codes: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(chains)
-        parts = by_length([len(chain) for chain in chains], batch_size)[::-1]  # the longest first, to balance threads
 
-        def work(part: list[int]) -> None:
+        def work(part: list[int]) -> Int[Tensor, "b l"]:
             some = None if latents is None else [latents[i] for i in part]
-            rows = self._encode_batch([chains[i] for i in part], some, latent_weight, rate_weight, beam)
-            for i, row in zip(part, rows):
-                codes[i] = row[: len(chains[i])]
+            return self._encode_batch([chains[i] for i in part], some, latent_weight, rate_weight, beam)
 
-        in_threads(work, parts, several=self.steps.device.type == "cpu")
-        return codes
+        threads = self.steps.device.type == "cpu"
+        return in_batches(work, [len(chain) for chain in chains], batch_size, several=threads)
 
     def _encode_batch(
         self,

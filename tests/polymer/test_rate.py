@@ -14,8 +14,6 @@ from structok.geometry import apply
 from structok.metrics import rmsd
 from structok.polymer.chain import ChainModel, _start
 from structok.protein.chain_vq import ChainVQ, ChainVQConfig
-from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
-from structok.protein.tokenizer import GCPVQVAE
 
 
 @pytest.fixture(scope="module")
@@ -110,32 +108,9 @@ def test_weights_without_a_prior_are_refused(small):
         ChainVQConfig(64, rate_weight=0.1)
 
 
-def test_gcp_vqvae_keeps_the_prior_and_the_break_codes(tmp_path):
-    config = GCPVQVAEConfig(
-        codebook_size=32, code_dim=8, head="chained", neighbours=6, gcp_layers=1, node_scalars=16, node_vectors=4,
-        edge_scalars=8, encoder_dim=16, encoder_depth=1, encoder_heads=1, encoder_kv_heads=1, decoder_dim=16,
-        decoder_depth=0, closed_loop=True, n_break=2, groups=4, rate_weight=1.0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = GCPVQVAEModel(config)
-    group, bits = prior_of(32, groups=4)
-    model.group.copy_(group)
-    model.bits.copy_(bits)
-    model.break_steps.copy_(load("chain-vq-64").model.steps[-2:])
-    torch.testing.assert_close(model.steps()[-2:].float(), model.break_steps)
-    tokenizer = GCPVQVAE(model)
-    tokenizer.save(tmp_path / "gcp")
-    again = load(tmp_path / "gcp")
-    chain = chains(load("chain-vq-64"), 1)[0]
-    assert again.encode(chain).codes.tolist() == tokenizer.encode(chain).codes.tolist()
-    assert again.encode(chain).codes.tolist() != again.encode(chain, rate_weight=0.0).codes.tolist()
-    with pytest.raises(CheckpointError, match="n_break"):
-        dataclasses.replace(config, n_break=32)
-
-
 def test_break_codes_of_the_shipped_model_cross_breaks():
     """Two stretches far apart, without missing slots between them."""
-    tokenizer = load("gcp-vqvae")
+    tokenizer = load("chain-vq-4096")
     parts = [c.coords for c in chains(load("chain-vq-256"), 2, length=40, noise=0.0)]
     broken = Backbone(np.concatenate([parts[0], parts[1] - parts[1][0, 1] + parts[0][-1, 1] + 12.0]))
     tokens = tokenizer.encode(broken)

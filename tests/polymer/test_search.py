@@ -128,7 +128,7 @@ def test_a_wide_beam_holds_all_paths():
 
 @pytest.mark.parametrize("options", [{}, {"latent_weight": 0.7}, {"rate_weight": 0.02}])
 def test_tokenizers_do_without_the_compiler(make_chain, monkeypatch, options):
-    tokenizer = structok.load("gcp-vqvae" if "rate_weight" in options else "chain-vq-256")
+    tokenizer = structok.load("chain-vq-4096" if "rate_weight" in options else "chain-vq-256")
     noise = np.random.default_rng(0).normal(size=(40, 3, 3)).astype(np.float32)
     chains = [structok.Backbone(make_chain(40 - 3 * i, seed=i).coords + 0.1 * noise[: 40 - 3 * i]) for i in range(5)]
     codes = [t.codes for t in tokenizer.encode_batch(chains, **options)]
