@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ATOMS", "BACKBONE", "BASES", "FRAME", "LETTERS", "NUCLEOTIDE", "PHOSPHATE", "SLOTS", "names_of"]
+__all__ = ["ATOMS", "BACKBONE", "BASES", "FRAME", "HANGING", "IN_FRAME", "LETTERS", "PHOSPHATE", "SLOTS", "names_of"]
 
 # slots of a nucleotide: the backbone, then the base from the glycosidic N on; O2' is empty in DNA
 BACKBONE = ("P", "OP1", "OP2", "O5'", "C5'", "C4'", "O4'", "C3'", "O3'", "C2'", "O2'", "C1'")
@@ -22,6 +22,8 @@ LETTERS = "ACGUTacgut"
 
 # the rigid frame of a nucleotide, in the part that N, CA and C play in a protein
 FRAME = ("C4'", "C3'", "C1'")
+IN_FRAME = tuple(BACKBONE.index(name) for name in FRAME)
+HANGING = tuple(i for i in range(len(BACKBONE)) if i not in IN_FRAME)  # slots of the backbone that hang on it
 
 
 def names_of(letter: str) -> tuple[str, ...]:
@@ -31,5 +33,4 @@ def names_of(letter: str) -> tuple[str, ...]:
     return backbone + base + ("",) * (SLOTS - len(backbone) - len(base))
 
 
-NUCLEOTIDE: dict[str, tuple[str, ...]] = {letter: names_of(letter) for letter in LETTERS}
-ATOMS = {letter: tuple(filter(None, names)) for letter, names in NUCLEOTIDE.items()}
+ATOMS = {letter: tuple(filter(None, names_of(letter))) for letter in LETTERS}

@@ -20,12 +20,13 @@ from torch import Tensor
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.codebook.nearest import nearest_code
 from structok.errors import InputError, TokensError
-from structok.geometry import apply, backbone_frames, dihedral, invert, kabsch, place_oxygen
-from structok.protein.reading import BOND_LIMIT
+from structok.geometry import apply, backbone_frames, dihedral, place_oxygen
+from structok.polymer.link import PEPTIDE
+from structok.polymer.local import onto_rebuilt
 from structok.protein.sidechain_atoms import ATOMS, LETTERS
 from structok.protein.sidechain_clash import clear_oxygens, untangle
 
-__all__ = ["SideChainConfig", "SideChains", "onto_rebuilt"]
+__all__ = ["SideChainConfig", "SideChains"]
 
 UNIT = 0.001  # Å, of the stored conformers: int16 holds ±32 Å
 CODED = tuple(letter for letter in LETTERS if letter != "G")
@@ -183,7 +184,7 @@ class SideChains:
         out = torch.full((len(coords), 14, 3), torch.nan)
         out[:, :3] = coords
         following = torch.zeros(len(coords), dtype=torch.bool)
-        following[:-1] = (coords[1:, 0] - coords[:-1, 2]).norm(dim=-1) <= BOND_LIMIT
+        following[:-1] = (coords[1:, 0] - coords[:-1, 2]).norm(dim=-1) <= PEPTIDE.limit
         following[ends - 1] = False
         out[:, 3] = place_oxygen(coords, following)
         for chain in out.tensor_split(torch.from_numpy(ends[:-1])):
@@ -194,18 +195,6 @@ class SideChains:
             rows = ((kind == ord(letter)) & (code >= 0)).nonzero()[:, 0]
             out[rows, 4 : 4 + book.shape[1]] = apply(frames[rows], book[code[rows]])
         return np.split(out.numpy(), ends[:-1])
-
-
-def onto_rebuilt(atoms: Float[Tensor, "l n 3"], rebuilt: Float[Tensor, "l 3 3"]) -> Float[Tensor, "l n 3"]:
-    """True atoms, N, CA and C first, superposed on the rebuilt backbone, in the frames of its residues, Å.
-
-    Computed in float64, so that codes do not depend on the pose of either.
-    """
-    atoms, rebuilt = atoms.double(), rebuilt.double()
-    seen = (atoms[:, :3].isfinite() & rebuilt.isfinite()).all(-1).all(-1)
-    weight = seen[:, None].expand(-1, 3).flatten()
-    moved = apply(kabsch(atoms[:, :3].flatten(0, 1), rebuilt.flatten(0, 1), weight), atoms)
-    return apply(invert(backbone_frames(rebuilt)), moved).float()
 
 
 def _on_circle(
