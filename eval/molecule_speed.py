@@ -31,7 +31,7 @@ from structok.molecule.model import MolStrucTokModel
 from structok.molecule.spherical import FIRST_ATOM
 from structok.molecule.tokenizer import MolStrucTok
 from train.data import shared_folder
-from train.molecule_data import npz_molecules
+from train.molecule.data import npz_molecules
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

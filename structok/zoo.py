@@ -11,14 +11,18 @@ from typing import Any
 from structok.checkpoint import read_checkpoint
 from structok.errors import CheckpointError
 
-__all__ = ["describe_models", "list_models", "load", "pick_device", "resolve"]
+__all__ = ["default_models", "describe_models", "list_models", "load", "pick_device", "resolve"]
 
 # model_type in config.json -> tokenizer class; imported when first asked for
 _TOKENIZERS = {
     "chain-vq": "structok.protein.chain_vq:ChainVQ",
     "gcp-vqvae": "structok.protein.tokenizer:GCPVQVAE",
+    "sidechain": "structok.protein.sidechain:SideChains",
+    "nucleic-vq": "structok.nucleic.tokenizer:NucleicVQ",
     "molstructok": "structok.molecule.tokenizer:MolStrucTok",
 }
+# modality -> the model that is used unless one is named
+_DEFAULTS = {"protein": "chain-vq-4096", "nucleic": "nucleic-vq-4096", "molecule": "molstructok"}
 
 
 def checkpoints_folder() -> Path:
@@ -30,6 +34,12 @@ def checkpoints_folder() -> Path:
 def list_models() -> list[str]:
     """Names of the shipped checkpoints, sorted."""
     return sorted(p.parent.name for p in checkpoints_folder().glob("*/config.json"))
+
+
+def default_models() -> dict[str, str]:
+    """Modality -> the shipped model that is used unless one is named."""
+    shipped = list_models()
+    return {modality: name for modality, name in _DEFAULTS.items() if name in shipped}
 
 
 def describe_models() -> list[dict[str, Any]]:
@@ -44,7 +54,7 @@ def describe_models() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "modality": "molecule" if ".molecule." in _TOKENIZERS[kind] else "protein",
+                "modality": _TOKENIZERS[kind].split(".")[1],
                 "model_type": kind,
                 "codebook_size": config["codebook_size"],
                 "title": title.removeprefix(name).lstrip(": "),

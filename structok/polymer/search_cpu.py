@@ -256,7 +256,9 @@ def _search(coords, length, weight, latents, pull, start, tiles, prices, beam, o
     group, cost, best = np.empty(beam, np.int64), np.empty(beam), np.empty(beam)
     for row in range(len(coords)):
         parents, codes = np.empty((length[row], beam), np.int32), np.empty((length[row], beam), np.int32)
-        pose[0], group[0], cost[0] = start[row], len(price) - 1, 0.0
+        for i in range(12):  # as one assignment it would be compiled with the text of its errors, half as long again
+            pose[0, i] = start[row, i]
+        group[0], cost[0] = len(price) - 1, 0.0
         alive = min(beam, 1)  # a plain 1 would be a type of its own, and everything compiled twice
         for n in range(1, length[row]):
             for h in range(alive):

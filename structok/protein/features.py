@@ -19,7 +19,7 @@ from structok.geometry import dihedral, knn
 __all__ = [
     "NODE_SCALARS",
     "RESIDUES",
-    "Graph",
+    "ResidueGraph",
     "build_graph",
     "residue_types",
 ]
@@ -30,7 +30,7 @@ NODE_SCALARS = _POSITION + _TYPES + _ANGLES
 
 
 @dataclass(frozen=True)
-class Graph:
+class ResidueGraph:
     """Residue graphs of a batch of chains, nodes of all chains in one flat list.
 
     Parameters
@@ -70,8 +70,8 @@ def build_graph(
     positions: bool = True,
     reach: int | None = None,
     origin_padding: bool = False,
-) -> Graph:
-    """Graph of the observed residues of a padded batch.
+) -> ResidueGraph:
+    """ResidueGraph of the observed residues of a padded batch.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def build_graph(
     row, col = edges
     difference = ca[row] - ca[col]
     frames = _local_frames(x, row, col) if local_frames else _centroid_frames(ca, chain, len(mask), row, col)
-    return Graph(
+    return ResidueGraph(
         torch.cat(scalars, 1),
         vectors,
         edges,

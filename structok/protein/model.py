@@ -13,7 +13,7 @@ from structok.codebook.quantizer import VectorQuantizer
 from structok.errors import CheckpointError
 from structok.nn.transformer import Transformer
 from structok.protein.decoder import Decoder, backbone
-from structok.protein.features import Graph, build_graph
+from structok.protein.features import ResidueGraph, build_graph
 from structok.protein.gcpnet import GCPNet
 
 __all__ = [
@@ -172,7 +172,9 @@ class GCPVQVAEModel(nn.Module):
             quantizer.dim, decoder.dim, decoder.depth, decoder.heads, decoder.kv_heads, decoder.multiple
         )
 
-    def graph(self, coords: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"], types: Int[Tensor, "b l"]) -> Graph:
+    def graph(
+        self, coords: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"], types: Int[Tensor, "b l"]
+    ) -> ResidueGraph:
         """Features as this configuration wants them, see `build_graph`."""
         graph = self.config.graph
         return build_graph(
@@ -183,7 +185,7 @@ class GCPVQVAEModel(nn.Module):
             local_frames=graph.local_frames,
         )
 
-    def encode(self, graph: Graph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+    def encode(self, graph: ResidueGraph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
         """Latents before quantisation."""
         nodes = self.into(self.graph_encoder(graph))
         padded = nodes.new_zeros(mask.numel(), nodes.shape[1]).index_copy(0, graph.slot, nodes)
@@ -193,7 +195,7 @@ class GCPVQVAEModel(nn.Module):
         """N, CA, C in Å from codes; slots of code -1 mean nothing."""
         return backbone(self.decoder(self.quantizer.lookup(codes), codes >= 0))
 
-    def forward(self, graph: Graph, mask: Bool[Tensor, "b l"]) -> Reconstruction:
+    def forward(self, graph: ResidueGraph, mask: Bool[Tensor, "b l"]) -> Reconstruction:
         latents = self.encode(graph, mask)
         quantized = self.quantizer(latents, mask)
         frames = self.decoder(quantized.vectors, mask)

@@ -364,7 +364,7 @@ def test_loading_is_strict(tmp_path):
 
 def test_wrong_input_says_so():
     tokenizer = GCPVQVAE(tiny_model(), "tiny")
-    with pytest.raises(InputError, match="65 residues, but tiny takes 64"):
+    with pytest.raises(InputError, match="65 residues, tiny takes 64"):
         tokenizer.encode(random_chain(65))
     with pytest.raises(InputError, match="at least 1"):
         tokenizer.encode(np.full((4, 3, 3), np.nan))

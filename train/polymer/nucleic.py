@@ -27,7 +27,7 @@ from structok.nucleic.conformers import O2, PHOSPHATE_POINTS, POINTS, Bases
 from structok.nucleic.tokenizer import BOND, LINK, NucleicVQ, NucleicVQConfig
 from structok.polymer.chain import ChainModel, chain_steps
 from structok.polymer.local import onto_rebuilt
-from train.chain_vq import closed_loop_steps, learn_breaks
+from train.polymer.chain_vq import closed_loop_steps, learn_breaks
 from train.polymer.data import NucleicChain, load_nucleic
 from train.polymer.ideal import in_many_frames, learn_conformers, stiff_pairs
 
