@@ -101,9 +101,15 @@ def load(name_or_folder: str | os.PathLike[str], device: str = "cpu") -> Any:
 
     Parameters
     ----------
-    name_or_folder : e.g. 'chain-vq-4096', 'runs/mine', 'owner/name'
+    name_or_folder : e.g. 'chain-vq-4096', 'runs/mine', 'owner/name'; 'chain-vq-4096+sidechain-4096' is a model of
+        backbones with side chains
     device : 'cpu', 'cuda', 'cuda:1' or 'auto' (CUDA when there is one)
     """
+    backbone, plus, sidechains = os.fspath(name_or_folder).rpartition("+")
+    if plus and not Path(name_or_folder).is_dir():
+        from structok.protein.allatom import AllAtom
+
+        return AllAtom(load(backbone, device), load(sidechains))
     folder = resolve(name_or_folder)
     config, tensors = read_checkpoint(folder)
     kind = config.pop("model_type", None)
