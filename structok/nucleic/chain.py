@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -64,6 +64,30 @@ class NucleicChain:
         for what, value in (("sequence", self.sequence), ("residue_ids", self.residue_ids)):
             if len(value) != len(array):
                 raise InputError(f"chain {chain_id}: {len(array)} nucleotides but {len(value)} entries in {what!r}")
+
+    @classmethod
+    def of(cls, polymer: Any) -> NucleicChain:
+        """Of a nucleic `Polymer`: its atoms that have a slot here, small letters where the sugar has no O2'.
+
+        Where no sugar was observed, T is DNA, U is RNA, and other letters are like the rest of the chain.
+        """
+        sequence, names = polymer.sequence.upper(), polymer.atoms.atom_name
+        sugar, hydroxyl = (np.zeros(len(sequence), dtype=bool) for _ in range(2))
+        sugar[polymer.slots[names == "C2'"]] = True
+        hydroxyl[polymer.slots[names == "O2'"]] = True
+        mostly = bool((sugar & ~hydroxyl).sum() > hydroxyl.sum())
+        dna = [
+            not has if seen else letter == "T" or (mostly and letter != "U")
+            for letter, seen, has in zip(sequence, sugar.tolist(), hydroxyl.tolist())
+        ]
+        sequence = "".join(letter.lower() if small else letter for letter, small in zip(sequence, dna))
+        sequence = "".join(letter if letter in "ACGUTXacgutx" else "X" for letter in sequence)
+        places = {letter: {name: i for i, name in enumerate(names_of(letter)) if name} for letter in set(sequence)}
+        atoms = np.full((len(sequence), SLOTS, 3), np.nan, dtype=np.float32)
+        for slot, name, coord in zip(polymer.slots.tolist(), names.tolist(), polymer.atoms.coord):
+            if (place := places[sequence[slot]].get(name)) is not None:
+                atoms[slot, place] = coord
+        return cls(atoms, sequence, polymer.chain_id, polymer.residue_ids, name=polymer.name)
 
     def __len__(self) -> int:
         return len(self.atoms)

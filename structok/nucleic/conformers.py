@@ -26,6 +26,7 @@ P, O3 = HANGING.index(BACKBONE.index("P")), HANGING.index(BACKBONE.index("O3'"))
 O2 = HANGING.index(BACKBONE.index("O2'"))
 PHOSPHATE_POINTS = [HANGING.index(i) for i in PHOSPHATE]
 _FEWEST = 3  # atoms of a base, or of a sugar, without which their pose is not known
+_GLYCOSIDIC = 2.0  # Å, from C1' to N; what hangs on another atom (pseudouridine) is not one of the bases
 _LINK = 1.607  # Å, O3'-P (Gelbin et al. 1996)
 _STRETCH = 1.0  # Å² of error that a link off by 1 Å is worth
 
@@ -46,13 +47,14 @@ class Bases:
         self.templates = {letter: templates[letter].double() for letter in BASES}
 
     def points(self, atoms: Float[Tensor, "l 23 3"], sequence: str) -> Float[Tensor, "l 3 3"]:
-        """The three points of each base, by the atoms that are there; NaN with fewer than three, or without the N."""
+        """The three points of each base, by the atoms that are there; NaN with fewer than three, or no bond to C1'."""
         out = atoms.new_full((len(atoms), 3, 3), torch.nan)
         for letter, template in self.templates.items():
             rows = rows_of(sequence, letter)
             base = atoms[rows, len(BACKBONE) : len(BACKBONE) + len(template)].double()
             seen = base.isfinite().all(-1)
-            enough = seen[:, 0] & (seen.sum(1) >= _FEWEST)
+            bond = (base[:, 0] - atoms[rows, BACKBONE.index("C1'")].double()).norm(dim=-1)
+            enough = (bond < _GLYCOSIDIC) & (seen.sum(1) >= _FEWEST)
             rows, base, seen = rows[enough], base[enough], seen[enough]
             if len(rows):
                 pose = kabsch(template.expand(len(rows), -1, -1), base, seen)

@@ -37,6 +37,7 @@ __all__ = ["NucleicVQ", "NucleicVQConfig"]
 
 LINK = Link(limit=9.0, stride=6.0)  # C1' to C4', C3' to C3' (A-form 5.9 Å, B-form 6.5 Å)
 BOND = 2.5  # Å, from O3' to P
+REACH = 3.0  # Å; a nucleotide of which no conformer comes nearer is of another kind
 UNIT, NONE = 0.001, np.iinfo(np.int16).min  # Å, of stored coordinates; an atom that is not there
 
 
@@ -165,7 +166,12 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
             ends[rows] = apply(backbone_frames(rebuilt[rows]), placed.flatten(1, 2)).unflatten(1, (count, 2))
         link = (atoms[1:, 0] - atoms[:-1, 8]).norm(dim=-1) <= BOND
         path = best_path(Options(error, code), ends, torch.nn.functional.pad(link, (1, 0)))
-        return code[torch.arange(len(chain)), torch.from_numpy(path)].numpy()
+        chosen = code[torch.arange(len(chain)), torch.from_numpy(path)]
+        for kind, rows in _by_sugar(chain.sequence, chosen >= 0):
+            off = (self.books[kind].points[chosen[rows]] - local[rows]).norm(dim=-1)
+            off = torch.where(weight[rows] > 0, off, 0.0).nan_to_num(0.0).amax(1)
+            chosen[rows[off > REACH]] = -1
+        return chosen.numpy()
 
     def tokens(self, item: NucleicChain, codes: Int[np.ndarray, "two l"]) -> Tokens:
         return Tokens(

@@ -49,6 +49,19 @@ class AtomChain(Backbone):
         array[~self.mask] = np.nan
         self.atoms: Float[np.ndarray, "l 14 3"] = array
 
+    @classmethod
+    def of(cls, polymer: Any) -> AtomChain:
+        """Of a protein `Polymer`: the atoms that its residues' types have, SE of selenomethionine as SD."""
+        sequence = polymer.sequence
+        places = {x: {name: i for i, name in enumerate(ATOMS.get(x, ATOMS["G"]))} for x in set(sequence)}
+        places.get("M", {})["SE"] = ATOMS["M"].index("SD")
+        atoms = np.full((len(sequence), 14, 3), np.nan, dtype=np.float32)
+        names, coords = polymer.atoms.atom_name.tolist(), polymer.atoms.coord
+        for slot, name, coord in zip(polymer.slots.tolist(), names, coords):
+            if (place := places[sequence[slot]].get(name)) is not None:
+                atoms[slot, place] = coord
+        return cls(atoms, sequence, polymer.chain_id, polymer.residue_ids, name=polymer.name)
+
     def to_atom_array(self, *, oxygen: bool = True) -> AtomArray:
         """The atoms that are there, as a biotite `AtomArray`; `oxygen` is for backbones only."""
         from biotite.structure import concatenate
