@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from structok.protein.structure import Backbone, structure_bytes
+from structok.structure import Backbone
+from structok.write.structures import structure_bytes
 from train.data import shared_folder
 
 FORMATS = ("pdb", "cif", "bcif", "pdb.gz", "cif.gz", "bcif.gz")

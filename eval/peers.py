@@ -18,9 +18,11 @@ from eval.protein import CROPS, ENOUGH, JITTERS, LETTERS, residue_leakage
 from eval.sets import ProteinSet, protein_sets
 from eval.stats import code_rate, rounded, share, spread
 from structok import metrics
-from structok.protein.reading import BOND_LIMIT
-from structok.protein.structure import Backbone, read_structure, structure_bytes
+from structok.geometry import BOND_LIMIT
+from structok.read import read_structure
+from structok.structure import Backbone
 from structok.tokens import Tokens
+from structok.write.structures import structure_bytes
 
 __all__ = ["PEERS", "measure_peer"]
 

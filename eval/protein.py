@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from eval.sets import ProteinSet
 from eval.stats import by_bins, leakage, share, spread
 from structok import metrics
-from structok.protein.structure import Backbone
 from structok.report import compare_backbones
+from structok.structure import Backbone
 from structok.tokens import Tokens
 
 __all__ = ["CROPS", "JITTERS", "RATES", "accuracy", "observed_codes", "residue_leakage", "robustness", "stability"]

@@ -136,7 +136,7 @@ def decode(
     """Tokens to structures: one file (-o back.pdb), or one file per structure in a folder (-o rebuilt/)."""
     from structok.files import read_tokens
     from structok.jobs import Log, Zoo, decode_items
-    from structok.output import write_structures
+    from structok.write.output import write_structures
 
     _refuse_overwrite(out, force)
     log, zoo = Log(strict), Zoo(model, device)
@@ -162,8 +162,8 @@ def evaluate(
 ) -> None:
     """Encode, decode and compare with the input: RMSD in Å, TM-score, lDDT; molecules: RMSD, bond lengths."""
     from structok.bulk.tasks import Settings
-    from structok.inputs import read_inputs
     from structok.jobs import Log, Zoo, encode_items
+    from structok.read.inputs import read_inputs
     from structok.report import compare, summarise, table
 
     log, zoo = Log(strict), Zoo(model, device)

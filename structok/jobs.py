@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from structok.errors import InputError, StructokError
-from structok.inputs import Item, Reporter
+from structok.read.inputs import Item, Reporter
+from structok.structure import Note
 from structok.tokens import Tokens
 from structok.zoo import list_models, load
 
@@ -24,8 +25,8 @@ _AHEAD = 8  # batches read ahead, so that structures of similar length meet in o
 class Log:
     """Counts what worked and what failed, reports failures on stderr, and shows progress on a terminal."""
 
-    def __init__(self, strict: bool = False) -> None:
-        self.strict, self.done, self.failed = strict, 0, 0
+    def __init__(self, strict: bool = False, quiet: bool = False) -> None:
+        self.strict, self.quiet, self.done, self.failed = strict, quiet, 0, 0
 
     def error(self, error: StructokError, source: str = "") -> None:
         """Report one bad input, `source`; `--strict` makes it the last."""
@@ -33,6 +34,11 @@ class Log:
             raise error
         self.failed += 1
         print(f"structok: error: {' '.join(str(error).split())}", file=sys.stderr)
+
+    def note(self, note: Note, source: str) -> None:
+        """Say what was left out or invented, one line, unless it is routine or `quiet`."""
+        if not (note.routine or self.quiet):
+            print(f"structok: {source}: {note}", file=sys.stderr)
 
     def track(self, items: Iterable[T], what: str) -> Iterator[T]:
         """Count items as done; a progress line on stderr when it is a terminal."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from structok.errors import StructokError
-from structok.inputs import Item
 from structok.jobs import Log, Zoo
+from structok.read.inputs import Item
 from structok.tokens import Tokens
 
 __all__ = ["compare", "compare_backbones", "summarise", "table"]

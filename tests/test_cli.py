@@ -12,7 +12,7 @@ import pytest
 
 import structok
 from structok import Backbone, Tokens, metrics
-from structok.protein.structure import write_structure
+from structok.write.structures import write_structure
 
 FAST = ("-m", "chain-vq-64", "--beam", "2")
 ATOM = "ATOM      1  {name:<3} {res:>3} A{n:>4}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           {e}\n"

@@ -28,8 +28,8 @@ from structok.protein.losses import (
     window_fape,
 )
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
-from structok.protein.structure import Backbone
 from structok.protein.tokenizer import GCPVQVAE
+from structok.structure import Backbone
 from train.protein_data import Batch
 
 __all__ = ["ProteinTask", "Training"]
@@ -193,7 +193,7 @@ class ProteinTask(L.LightningModule):
         return coords.to(self.device), codes.long().to(self.device)
 
     def _write_sample(self, coords: Float[Tensor, "l 3 3"], batch: Batch) -> None:
-        from structok.protein.structure import write_structure
+        from structok.write.structures import write_structure
 
         folder = Path(self.samples)
         folder.mkdir(parents=True, exist_ok=True)

@@ -52,8 +52,8 @@ def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers
 
 def _alone(inputs: list[str], settings: Settings, log: Log) -> Iterator[Tokens]:
     """In this process, with all its threads."""
-    from structok.inputs import read_inputs
     from structok.jobs import Zoo, encode_items
+    from structok.read.inputs import read_inputs
 
     zoo = Zoo(settings.model, settings.device)
     items = read_inputs(inputs, log, chain=settings.chain, add_hs=settings.add_hs)

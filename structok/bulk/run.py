@@ -14,10 +14,10 @@ from structok import __version__
 from structok.bulk.engines import Engine, Local, Ray, rescue, run_tasks
 from structok.bulk.folder import TokenFolder
 from structok.bulk.tasks import Outcome, Settings, Task, chunks
-from structok.data.sources import Unit
 from structok.errors import InputError
-from structok.inputs import find_inputs, weight
 from structok.jobs import default_models, progress
+from structok.read.inputs import find_inputs, weight
+from structok.read.sources import Unit
 from structok.zoo import list_models, resolve
 
 __all__ = ["Summary", "quantize_folder", "quantize_stream"]

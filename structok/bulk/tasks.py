@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from structok.data.sources import Unit
 from structok.errors import InputError, StructokError
-from structok.inputs import Item, read_units, singles, weight
+from structok.read.inputs import Item, read_units, singles, weight
+from structok.read.sources import Unit
+from structok.structure import Note
 from structok.tokens import Tokens
 
 __all__ = ["Failure", "Outcome", "Settings", "Task", "Worker", "chunks"]
@@ -95,6 +96,9 @@ class _Notes:
         if self.strict:
             raise error
         self.failures.append((source, " ".join(str(error).split()).removeprefix(f"{source}: ")))
+
+    def note(self, note: Note, source: str) -> None:
+        pass
 
 
 class Worker:

@@ -25,10 +25,10 @@ from structok.data.pool import Task, run_tasks
 from structok.data.progress import ProgressLine
 from structok.data.records import harvest
 from structok.data.shards import SPLITS, ShardWriter, pyarrow, read_rows, schema, write_table
-from structok.data.sources import Unit, check_inputs, find_units
 from structok.data.split import Plan, make_plan
 from structok.errors import InputError
 from structok.files import open_whole, write_whole
+from structok.read.sources import Unit, check_inputs, find_units
 
 __all__ = ["build"]
 

@@ -73,7 +73,7 @@ def build(
     """
     from structok.data.build import build
     from structok.data.options import BuildOptions
-    from structok.data.sources import check_inputs, find_units
+    from structok.read.sources import check_inputs, find_units
 
     check_inputs(inputs)
     kind = modality.value if modality else next((u.modality for u in find_units(inputs) if not u.error), "protein")

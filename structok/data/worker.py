@@ -4,4 +4,4 @@ import biotite.structure.io.pdb
 import biotite.structure.io.pdbx  # noqa: F401
 
 import structok.data.records
-import structok.protein.structure  # noqa: F401
+import structok.read  # noqa: F401

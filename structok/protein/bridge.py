@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from structok.codebook.nearest import nearest_code
-from structok.geometry import apply, backbone_frames, invert, rigid
-from structok.protein.reading import CA_STEP
+from structok.geometry import CA_STEP, apply, backbone_frames, invert, rigid
 
 __all__ = ["Pieces", "fill_missing"]
 

@@ -19,6 +19,7 @@ from structok.codebook.nearest import nearest_code
 from structok.codebook.prior import Prior
 from structok.codebook.search import beam_search
 from structok.geometry import (
+    BOND_LIMIT,
     apply,
     backbone_frames,
     gram_schmidt,
@@ -30,7 +31,6 @@ from structok.geometry import (
 )
 from structok.protein.bridge import Pieces, fill_missing
 from structok.protein.chain_search import ChainSearch, StepTable
-from structok.protein.reading import BOND_LIMIT
 
 if TYPE_CHECKING:
     from structok.protein.chain_search_cpu import CompiledSearch

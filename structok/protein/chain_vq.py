@@ -18,8 +18,9 @@ from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.codebook.prior import Prior
 from structok.errors import CheckpointError, InputError
 from structok.protein.chain_model import ChainModel
-from structok.protein.structure import Backbone, as_backbone
 from structok.protein.tokens import backbone_of, check_codes, search_of, tokens_of
+from structok.read import as_backbone
+from structok.structure import Backbone
 from structok.tokens import Tokens
 
 __all__ = ["ChainVQ", "ChainVQConfig"]

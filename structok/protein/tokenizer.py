@@ -19,8 +19,9 @@ from structok.errors import CheckpointError, InputError, TokensError
 from structok.protein.chain_model import ChainModel
 from structok.protein.features import residue_types
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
-from structok.protein.structure import Backbone, as_backbone
 from structok.protein.tokens import backbone_of, check_codes, search_of, tokens_of
+from structok.read import as_backbone
+from structok.structure import Backbone
 from structok.tokens import Tokens
 
 __all__ = ["GCPVQVAE"]

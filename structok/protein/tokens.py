@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from structok.errors import InputError, TokensError
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from structok.tokens import Tokens
 
 __all__ = ["Search", "backbone_of", "check_codes", "search_of", "tokens_of"]

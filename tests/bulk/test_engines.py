@@ -10,7 +10,7 @@ import structok
 from structok.bulk.engines import Local, rescue, run_tasks
 from structok.bulk.run import quantize_folder
 from structok.bulk.tasks import Settings, Task
-from structok.data.sources import Unit
+from structok.read.sources import Unit
 
 
 @dataclass(frozen=True)

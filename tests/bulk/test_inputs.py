@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from structok.bulk.tasks import chunks
-from structok.data.sources import Unit
 from structok.errors import StructokError
-from structok.inputs import find_inputs, read_units, singles, weight
+from structok.read.inputs import find_inputs, read_units, singles, weight
+from structok.read.sources import Unit
 
 
 class Errors(list):
@@ -54,7 +54,8 @@ def test_molecules_in_parquet(tmp_path, example):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
-    from structok.molecule.conformer import prepare, read_molecules
+    from structok.molecule.conformer import prepare
+    from structok.read.molecules import read_molecules
 
     [(name, mol)] = read_molecules(example.parent / "ligand.sdf")
     conformer = prepare(mol, name)

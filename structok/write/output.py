@@ -11,12 +11,11 @@ from typing import Any
 from structok.errors import InputError, StructokError
 from structok.files import write_whole
 from structok.jobs import Log
-from structok.protein.reading import FORMATS
+from structok.read.formats import suffix_kind
 from structok.tokens import Tokens
 
 __all__ = ["write_structures"]
 
-_KINDS = {**FORMATS, ".sdf": "sdf"}
 _PROTEIN = ("pdb", "cif", "bcif")
 
 
@@ -33,7 +32,7 @@ def write_structures(
 
     `out` with a structure suffix is one file, otherwise a folder of `<id>.<format>`; None is stdout.
     """
-    kind = _KINDS.get(_suffix(out)) if out is not None else None
+    kind = suffix_kind(out) if out is not None else None
     if out is not None and (kind is None or out.is_dir()):
         for name, chains in _grouped(rebuilt):
             path = out / f"{name}.{_kind(chains[0], format, None)}"
@@ -80,10 +79,6 @@ def _grouped(rebuilt: Iterable[tuple[Tokens, Any]]) -> Iterator[tuple[str, list[
         yield named()
 
 
-def _suffix(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
 def _kind(structure: Any, format: str | None, from_suffix: str | None) -> str:
     """Format by -f, else by suffix, else pdb or sdf; refused where it cannot hold the structure."""
     protein = hasattr(structure, "coords")
@@ -95,12 +90,12 @@ def _kind(structure: Any, format: str | None, from_suffix: str | None) -> str:
 
 def _body(structures: list[Any], kind: str, oxygen: bool, label: str) -> bytes:
     if kind == "sdf":
-        from structok.molecule.conformer import write_sdf
+        from structok.write.structures import write_sdf
 
         text = io.StringIO()
         write_sdf(structures, text)
         return text.getvalue().encode()
-    from structok.protein.structure import structure_bytes
+    from structok.write.structures import structure_bytes
 
     return structure_bytes(structures, kind, oxygen=oxygen, label=label)
 
@@ -108,5 +103,5 @@ def _body(structures: list[Any], kind: str, oxygen: bool, label: str) -> bytes:
 def _write(structures: list[Any], path: Path, format: str | None, oxygen: bool, force: bool) -> None:
     if path.exists() and not force:
         raise InputError(f"{path}: exists; --force overwrites it")
-    kind = _kind(structures[0], format, _KINDS.get(_suffix(path)))
+    kind = _kind(structures[0], format, suffix_kind(path))
     write_whole(path, _body(structures, kind, oxygen, str(path)))
