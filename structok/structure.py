@@ -20,9 +20,14 @@ from structok.read.names import three_letters
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
 
-__all__ = ["Backbone", "Ligand", "Note", "Polymer", "Structure"]
+__all__ = ["Backbone", "Ligand", "Note", "Polymer", "Structure", "many"]
 
 _RESIDUE_ID = re.compile(r"(-?\d+)([A-Za-z]?)")
+
+
+def many(count: int, noun: str) -> str:
+    """'1 slot', '2 slots'."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from structok.geometry import CA_STEP
 from structok.read.chains import Chain, ends_of, find_chains, with_gaps
 from structok.read.names import component_kind
 from structok.read.table import MISSING, Residue, Table, group_residues, mark_placeholders
-from structok.structure import Ligand, Note, Polymer, Structure
+from structok.structure import Ligand, Note, Polymer, Structure, many
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
@@ -50,6 +50,7 @@ def assemble(table: Table, name: str, label: str, *, only_backbone: bool) -> Str
     mark_placeholders(table)
     residues = group_residues(table)
     kinds = [_kind(table, r) for r in residues]
+    _number_stretches(r for r, kind in zip(residues, kinds) if kind in _BONDS)
     polymers: list[tuple[Kind, str, Chain]] = []
     rest = [r for r, kind in zip(residues, kinds) if kind not in _BONDS]
     for kind in ("protein", "nucleic"):
@@ -71,7 +72,8 @@ def assemble(table: Table, name: str, label: str, *, only_backbone: bool) -> Str
             found.notes.append(Note("chains skipped", 1, f"chain {chain_id or '(blank)'} skipped, {reason}", chain_id))
             continue
         if chain_id != before:
-            text = f"chain {chain_id}: another chain under the id {before or '(blank)'} in the file"
+            text = f"chain {chain_id}: another chain under the id {before} in the file"
+            text = text if before else f"chain {chain_id}: without an id in the file"
             found.notes.append(Note("chains renamed", 1, text, chain_id))
         found.polymers.append(polymer)
     if only_backbone:
@@ -106,6 +108,14 @@ def _kind(table: Table, residue: Residue) -> str:
     if kind == "ligand" and {"N", "CA", "C"} <= names:
         return "protein"
     return kind
+
+
+def _number_stretches(residues: Iterable[Residue]) -> None:
+    stretch, chain = 0, None
+    for residue in residues:
+        if residue.chain != chain:
+            stretch, chain = stretch + 1, residue.chain
+        residue.stretch = stretch
 
 
 def _by_chain(residues: Iterable[Residue], exact: bool) -> Iterator[tuple[str, list[Residue]]]:
@@ -208,7 +218,7 @@ def _polymer(columns: _Columns, chain: Chain, kind: Kind, chain_id: str, name: s
             names = [table.name[row] for row in there]
             incomplete += not all(n in names for n in wanted)
     if incomplete:
-        text = f"chain {chain_id or '(blank)'}: {incomplete} residues lack N, CA or C: missing"
+        text = f"chain {chain_id or '(blank)'}: {many(incomplete, 'residue')} without N, CA or C taken as missing"
         notes.append(Note("incomplete residues", incomplete, text, chain_id))
     matches = [_ID.fullmatch(ids[s]) for s in slots]
     numbers = [int(m[1]) if m else 0 for m in matches]
@@ -231,14 +241,9 @@ def _say_what_is_left_out(
             found.notes.append(
                 Note("chains skipped", 1, f"chain {chain or '(blank)'} skipped, no amino acids", chain, routine=small)
             )
-    inside = {(r.chain, r.number, r.ins) for r in residues if id(r) in polymers}
-    solvent = 0
-    ligands: Counter[str] = Counter()
-    for name, chain, number, ins in table.components:
-        kind = component_kind(name)
-        solvent += kind in ("water", "ion")
-        if kind not in ("water", "ion") and (chain, number, ins) not in inside:
-            ligands[name] += 1
+    others = [r.name for r in residues if id(r) not in polymers] + table.components
+    solvent = sum(component_kind(name) in ("water", "ion") for name in others)
+    ligands = Counter(name for name in others if component_kind(name) not in ("water", "ion"))
     _count_small(found.notes, ligands, solvent)
 
 
@@ -246,7 +251,7 @@ def _count_small(notes: list[Note], ligands: Counter[str], solvent: int) -> None
     if total := ligands.total():
         names = ", ".join(f"{n} {name}" if n > 1 else name for name, n in list(ligands.items())[:5])
         more = ", …" if len(ligands) > 5 else ""
-        text = f"{total} {'ligand' if total == 1 else 'ligands'} left out ({names}{more})"
+        text = f"{many(total, 'ligand')} left out ({names}{more})"
         notes.append(Note("ligands left out", total, text))
     if solvent:
         notes.append(Note("waters and ions", solvent, f"{solvent} waters and ions left out", routine=True))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from structok.geometry import BOND_LIMIT, CA_STEP
 from structok.read.names import letter
 from structok.read.table import MISSING, Residue, Table
-from structok.structure import Note
+from structok.structure import Note, many
 
 __all__ = ["Chain", "ends_of", "find_chains", "with_gaps"]
 
@@ -158,11 +158,16 @@ def _host(chains: list[list[Residue]], fragment: list[Residue], het: bool) -> li
     for chain in chains:
         keys = [r.key for r in chain]
         low, high = min(keys), max(keys)
-        apart = fragment[0].segment != chain[-1].segment or het
+        apart = _part(fragment[0]) != _part(chain[-1]) or het
         inside = all(low < r.key < high for r in fragment)
         if apart and inside and not {r.key for r in chain} & {r.key for r in fragment} and keys == sorted(keys):
             return chain
     return None
+
+
+def _part(residue: Residue) -> tuple[int, int]:
+    """What TER lines and residues of other chains keep apart."""
+    return residue.segment, residue.stretch
 
 
 def _insert(chain: list[Residue], fragment: list[Residue]) -> None:
@@ -177,7 +182,7 @@ def _followed(residue: Residue, later: list[list[Residue]]) -> bool:
 
 def _goes_on(chain: list[Residue], fragment: list[Residue], ends: dict[int, Ends], length: float) -> bool:
     """Whether a fragment that is not bonded to a chain belongs to it, behind a gap."""
-    if fragment[0].segment != chain[-1].segment or {r.key for r in chain} & {r.key for r in fragment}:
+    if _part(fragment[0]) != _part(chain[-1]) or {r.key for r in chain} & {r.key for r in fragment}:
         return False
     step = fragment[0].number - chain[-1].number
     apart = float(np.linalg.norm(ends[id(fragment[0])].trace - ends[id(chain[-1])].trace))
@@ -215,10 +220,16 @@ def with_gaps(chain: Chain, letters: dict[tuple[str, int], str]) -> tuple[list[i
     notes = []
     if added := rows.count(-1):
         why = "residues missing in the file" if not unexplained else "by numbering and distance"
-        text = f"{added} slots added in {gaps} {'gap' if gaps == 1 else 'gaps'} ({why})"
+        text = f"{many(added, 'slot')} added in {many(gaps, 'gap')} ({why})"
         notes.append(Note("slots added", added, text))
     if renamed := _number_anew(ids):
-        notes.append(Note("residue ids changed", renamed, f"{renamed} residues share a number: given insertion codes"))
+        notes.append(
+            Note(
+                "residue ids changed",
+                renamed,
+                f"{many(renamed, 'residue')} given insertion codes: their numbers come twice",
+            )
+        )
     return rows, "".join(sequence), ids, notes
 
 

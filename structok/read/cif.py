@@ -12,7 +12,7 @@ import numpy as np
 
 from structok.read.names import component_kind, letter
 from structok.read.table import BACKBONE, MISSING, Table
-from structok.structure import Note
+from structok.structure import Note, many
 
 __all__ = ["read_bcif", "read_cif"]
 
@@ -45,7 +45,9 @@ def read_cif(text: str, only_backbone: bool) -> list[Table]:
     if not tables:
         raise ValueError("it has no atoms")
     if other := len(starts) - len(tables):
-        tables[0].notes.append(Note("blocks without atoms", other, f"{other} data blocks without atoms", routine=True))
+        tables[0].notes.append(
+            Note("blocks without atoms", other, f"{many(other, 'data block')} without atoms", routine=True)
+        )
     return tables
 
 
@@ -160,7 +162,7 @@ def _table(columns: Columns, header: dict[str, Any], only_backbone: bool) -> Tab
     chains = _first_of(columns, "auth_asym_id", "label_asym_id")
     asym = _first_of(columns, "label_asym_id", "auth_asym_id")
     rows, notes = _first_model(columns, len(names))
-    components = _components(columns, rows, chains)
+    every = rows
     if only_backbone:
         rows = _backbone_rows(rows, names, asym)
 
@@ -195,7 +197,7 @@ def _table(columns: Columns, header: dict[str, Any], only_backbone: bool) -> Tab
         place=places if letters and any((e, p) in letters for e, p in zip(entity, places)) else None,
         entity=entity,
         letters=letters,
-        components=components,
+        components=_components(columns, every, rows),
         notes=notes,
         predicted="ma_qa_metric" in header or "ma_qa_metric_global" in header,
     )
@@ -223,24 +225,20 @@ def _first_model(columns: Columns, count: int) -> tuple[list[int], list[Note]]:
     first = models[0]
     rows = [i for i, m in enumerate(models) if m == first]
     others = len(set(models)) - 1
-    text = f"{others} further {'frame' if others == 1 else 'frames'} ignored, the first is read"
+    text = f"{many(others, 'further frame')} ignored, the first is read"
     return rows, [Note("frames ignored", others, text)] if others else []
 
 
-def _components(columns: Columns, rows: list[int], chains: Sequence[str]) -> set[tuple[str, str, int, str]]:
-    """HETATM residues: name, chain, number, insertion code."""
-    if "group_PDB" not in columns:
-        return set()
-    group, count = columns["group_PDB"], len(chains)
-    names = _first_of(columns, "label_comp_id", "auth_comp_id")
-    numbers = next((columns[c] for c in ("auth_seq_id", "label_seq_id") if c in columns), ["."] * count)
-    codes = columns["pdbx_PDB_ins_code"] if "pdbx_PDB_ins_code" in columns else ["."] * count
-    found = {(names[i], chains[i], numbers[i], codes[i]) for i in rows if group[i] == "HETATM"}
-
-    def said(value: str) -> str:
-        return "" if value in _NONE else value
-
-    return {(name, said(chain), _places([said(number)])[0], said(code)) for name, chain, number, code in found}
+def _components(columns: Columns, rows: list[int], kept: list[int]) -> list[str]:
+    """Names of the HETATM residues that have no row among those kept."""
+    if "group_PDB" not in columns or len(kept) == len(rows):
+        return []
+    group = columns["group_PDB"]
+    wanted = ("label_comp_id", "auth_comp_id", "label_asym_id", "auth_asym_id", "auth_seq_id", "label_seq_id")
+    parts = [columns[name] for name in (*wanted, "pdbx_PDB_ins_code") if name in columns]
+    keys = list(zip(*parts))
+    small = {keys[i] for i in rows if group[i] == "HETATM"} - {keys[i] for i in kept}
+    return sorted(key[0] for key in small)
 
 
 def _backbone_rows(rows: list[int], names: Sequence[str], asym: Sequence[str]) -> list[int]:

@@ -126,7 +126,7 @@ def _zstd(file: IO[bytes]) -> Any:
         import pyarrow
     except ImportError:
         raise InputError("zstandard files need a library: pip install zstandard") from None
-    return io.BufferedReader(_Raw(pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd")))
+    return io.BufferedReader(_Raw(pyarrow.input_stream(file, compression="zstd")))
 
 
 class _Raw(io.RawIOBase):

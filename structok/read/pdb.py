@@ -10,7 +10,7 @@ import numpy as np
 
 from structok.read.names import component_kind, is_four_letters, letter
 from structok.read.table import BACKBONE, MISSING, Table
-from structok.structure import Note
+from structok.structure import Note, many
 
 __all__ = ["read_pdb"]
 
@@ -54,7 +54,7 @@ def read_pdb(content: bytes, only_backbone: bool) -> Table:
         b_factor=_floats(rows, 60, 66, np.nan),
         closed=frozenset(closed),
         notes=notes,
-        components=_components(small),
+        components=_names_of(small - {row[17:27] for row in rows}),
     )
     _read_header(table, header)
     return table
@@ -81,7 +81,7 @@ def _first_frame(
             if ended:
                 ended = False
                 if own or line[20:22] in chains or not line[20:22].strip():
-                    frames += 1 + _frames_after(lines[number:])
+                    frames += _frames_after(lines[number:])
                     break
                 segment += 1  # another chain behind an END
             if record == b"HETATM":
@@ -114,11 +114,11 @@ def _first_frame(
             header.append(line)
     notes = []
     if frames:
-        text = f"{frames} further {'frame' if frames == 1 else 'frames'} ignored, the first is read"
+        text = f"{many(frames, 'further frame')} ignored, the first is read"
         notes.append(Note("frames ignored", frames, text))
     if lost := sum(strange.values()):
         names = ", ".join(n.decode("latin-1") for n, count in strange.items() if count)[:60]
-        notes.append(Note("lines ignored", lost, f"{lost} lines of an unknown record ignored ({names})"))
+        notes.append(Note("lines ignored", lost, f"{many(lost, 'line')} of an unknown record ignored ({names})"))
     return rows, segments, closed, notes, header, small
 
 
@@ -167,13 +167,9 @@ def _name_and_chain(text: str) -> tuple[str, str]:
     return three, text[3:].strip()
 
 
-def _components(fields: set[bytes]) -> set[tuple[str, str, int, str]]:
-    """Name, chain, number and insertion code of residues by columns 18 to 27."""
-    found = set()
-    for field in fields:
-        text = field.decode("latin-1").ljust(10)
-        found.add((*_name_and_chain(text[:5]), _number(field[5:9]), text[9].strip()))
-    return found
+def _names_of(residues: set[bytes]) -> list[str]:
+    """Names of residues by their columns 18 to 27."""
+    return sorted(_name_and_chain(field[:5].decode("latin-1").ljust(5))[0] for field in residues)
 
 
 def _coordinates(rows: list[bytes]) -> np.ndarray:

@@ -81,7 +81,8 @@ def parse_structures(
     try:
         content = _clean(decompress(content))
     except BROKEN as error:
-        raise InputError(f"{label}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"{label}: cannot be read ({reason}); expected {ACCEPTED}") from None
     if not content.strip():
         raise InputError(f"{label}: the file is empty")
     kind = kind or _sniff(content)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from structok.structure import Note
+from structok.structure import Note, many
 
 __all__ = ["BACKBONE", "MISSING", "Residue", "Table", "group_residues", "mark_placeholders"]
 
@@ -27,8 +29,8 @@ class Table:
     `number` is the author's residue number, `place` the position in the full sequence (mmCIF with `letters` only),
     `segment` counts what TER lines (PDB) or label_asym_id (mmCIF) keep apart; those in `closed` end with a TER.
     `letters` are those of the full sequences: (entity, place) -> letter. `unseen` are the residues of each chain id
-    that a PDB file says are missing (REMARK 465): (number, code) -> letter. `components` are the HETATM residues of the
-    file, also those without rows here: name, chain, number and code.
+    that a PDB file says are missing (REMARK 465): (number, code) -> letter. `components` are the names of HETATM
+    residues that have no rows here.
     """
 
     name: list[str]
@@ -51,9 +53,7 @@ class Table:
     predicted: bool = False
     block: str = ""
     unseen: dict[str, dict[tuple[int, str], str]] = field(default_factory=dict)
-    components: set[tuple[str, str, int, str]] = field(
-        default_factory=set
-    )  # HETATM residues: name, chain, number, code
+    components: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -73,6 +73,7 @@ class Residue:
     hetero: bool
     place: int = MISSING
     entity: str = ""
+    stretch: int = 0  # residues of other chains stand between those of different stretches
 
     @property
     def key(self) -> tuple[int, str]:
@@ -104,7 +105,7 @@ def group_residues(table: Table) -> list[Residue]:
     _fill_numbers(residues)
     residues, replaced = _one_per_position(table, residues)
     if dropped + replaced:
-        text = f"{dropped + replaced} atoms of alternative locations"
+        text = f"{many(dropped + replaced, 'atom')} of alternative locations left out"
         table.notes.append(Note("alternative locations", dropped + replaced, text, routine=True))
     return residues
 
@@ -132,6 +133,7 @@ def _runs(table: Table) -> list[list[int]]:
 def _join_runs(table: Table, runs: list[list[int]], keys: Sequence[Any]) -> list[list[int]]:
     """Runs with one key joined where no atom comes twice."""
     joined: list[list[int]] = []
+    runs, keys = _unpair(table, runs, keys)
     groups: dict[Any, list[tuple[list[int], set[tuple[str, str]]]]] = {}
     for rows, key in zip(runs, keys):
         atoms = {(table.name[i], table.alt[i]) for i in rows}
@@ -147,6 +149,24 @@ def _join_runs(table: Table, runs: list[list[int]], keys: Sequence[Any]) -> list
     if 2 * len(joined) < len(runs):  # atoms in random order: so are the residues
         joined.sort(key=lambda rows: (_chain_order(table, rows[0]), table.number[rows[0]], table.ins[rows[0]]))
     return joined
+
+
+def _unpair(table: Table, runs: list[list[int]], keys: Sequence[Any]) -> tuple[list[list[int]], list[Any]]:
+    """Residues whose atoms stand in pairs (two locations without names) as one run per location."""
+    out: list[list[int]] = []
+    out_keys: list[Any] = []
+    for key, group in groupby(zip(keys, runs), key=lambda pair: pair[0]):
+        mine = [rows for _, rows in group]
+        if len(mine) > 2 and all(len(rows) < 3 for rows in mine[:-1]):
+            nth: Counter[str] = Counter()
+            layers: dict[int, list[int]] = {}
+            for i in (i for rows in mine for i in rows):
+                layers.setdefault(nth[table.name[i]], []).append(i)
+                nth[table.name[i]] += 1
+            mine = list(layers.values())
+        out += mine
+        out_keys += [key] * len(mine)
+    return out, out_keys
 
 
 def _chain_order(table: Table, i: int) -> tuple[int, str]:
@@ -229,7 +249,8 @@ def mark_placeholders(table: Table) -> None:
     if fill.any():
         spots = {_key(table, int(i)) for i in np.flatnonzero(fill)}
         xyz[fill] = np.nan
-        text = f"{int(fill.sum())} atoms of {len(spots)} residues lie at a placeholder (0,0,0 or a fill value): missing"
+        what = f"{many(int(fill.sum()), 'atom')} of {many(len(spots), 'residue')}"
+        text = f"{what} at a placeholder (0,0,0 or a fill value) taken as missing"
         table.notes.append(Note("placeholder atoms", int(fill.sum()), text))
 
 

@@ -17,6 +17,9 @@ class Errors(list):
     def error(self, error: StructokError, source: str = "") -> None:
         self.append((source, str(error)))
 
+    def note(self, note, source: str) -> None:
+        pass
+
 
 def read(units, **options):
     errors = Errors()
