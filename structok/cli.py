@@ -70,6 +70,7 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="structures per batch")]
 Force = Annotated[bool, typer.Option("--force", help="overwrite existing output")]
 Strict = Annotated[bool, typer.Option("--strict", help="stop at the first bad input")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="do not say what was left out or invented")]
 AddHs = Annotated[bool, typer.Option("--add-hs", help="add missing hydrogens to molecules")]
 
 
@@ -96,10 +97,12 @@ def quantize(
     engine: Annotated[Engine, typer.Option("--engine", help="who makes the shards of a folder")] = Engine.local,
     force: Force = False,
     strict: Strict = False,
+    quiet: Quiet = False,
 ) -> None:
     """Structures to tokens: PDB, mmCIF, BinaryCIF, foldcomp (proteins), SDF, MOL, MOL2 (molecules), .gz, .tar, parquet.
 
-    Into a folder (-o tokens/) it makes shards, goes on where it was stopped, and lists what failed.
+    What is left out of a file, or invented, is said on stderr. Into a folder (-o tokens/) it makes shards, goes on
+    where it was stopped, and lists what failed.
     """
     from structok.bulk.command import into_folder, into_stream
     from structok.bulk.tasks import Settings
@@ -117,7 +120,7 @@ def quantize(
         _refuse_overwrite(path, force)
         if kind == "parquet" and path is None:
             raise typer.BadParameter("parquet needs a file: -o tokens.parquet")
-        into_stream(inputs, path, settings, workers)
+        into_stream(inputs, path, settings, workers, quiet)
 
 
 @app.command()
@@ -132,6 +135,7 @@ def decode(
     batch_size: Batch = 32,
     force: Force = False,
     strict: Strict = False,
+    quiet: Quiet = False,
 ) -> None:
     """Tokens to structures: one file (-o back.pdb), or one file per structure in a folder (-o rebuilt/)."""
     from structok.files import read_tokens
@@ -139,7 +143,7 @@ def decode(
     from structok.write.output import write_structures
 
     _refuse_overwrite(out, force)
-    log, zoo = Log(strict), Zoo(model, device)
+    log, zoo = Log(strict, quiet), Zoo(model, device)
     label = "stdin" if tokens == "-" else tokens
     rebuilt = decode_items(read_tokens(tokens), zoo, log, label=label, batch_size=batch_size, relax=relax)
     write_structures(rebuilt, out, format.value if format else None, oxygen=oxygen, force=force, log=log)
@@ -158,6 +162,7 @@ def evaluate(
     batch_size: Batch = 32,
     add_hs: AddHs = False,
     strict: Strict = False,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Encode, decode and compare with the input: RMSD in Å, TM-score, lDDT; molecules: RMSD, bond lengths."""
@@ -166,7 +171,7 @@ def evaluate(
     from structok.read.inputs import read_inputs
     from structok.report import compare, summarise, table
 
-    log, zoo = Log(strict), Zoo(model, device)
+    log, zoo = Log(strict, quiet), Zoo(model, device)
     items = read_inputs(inputs, log, chain=chain, add_hs=add_hs)
     options = Settings(closed_loop=closed_loop, beam=beam, rate_weight=rate_weight).options
     encoded = encode_items(items, zoo, log, batch_size=batch_size, options=options)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from structok.bulk.tasks import Settings
+from structok.bulk.tasks import Settings, say_what_text_loses
 from structok.errors import InputError, StructokError
+from structok.structure import Note, many
 from structok.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ __all__ = ["into_folder", "into_stream"]
 _SHOWN = 20  # failures on stderr; the file has them all
 
 
-def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers: int | None) -> None:
+def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers: int | None, quiet: bool) -> None:
     """Tokenize to stdout or into one file, in the order of the inputs."""
     from structok.files import TokenWriter, open_whole
     from structok.jobs import Log
 
-    log = Log(settings.strict)
+    log = Log(settings.strict, quiet)
     found = _shared(inputs, settings, workers, log) if workers else _alone(inputs, settings, log)
     encoded = log.track(found, "tokenizing")
     if out is None:
@@ -57,7 +58,8 @@ def _alone(inputs: list[str], settings: Settings, log: Log) -> Iterator[Tokens]:
 
     zoo = Zoo(settings.model, settings.device)
     items = read_inputs(inputs, log, chain=settings.chain, add_hs=settings.add_hs)
-    for _, tokens in encode_items(items, zoo, log, batch_size=settings.batch_size, options=settings.options):
+    for item, tokens in encode_items(items, zoo, log, batch_size=settings.batch_size, options=settings.options):
+        say_what_text_loses(tokens, settings.format, log, item[1])
         yield tokens
 
 
@@ -68,6 +70,8 @@ def _shared(inputs: list[str], settings: Settings, workers: int, log: Log) -> It
     for outcome in quantize_stream(inputs, settings, workers):
         for source, reason in outcome.failures:
             log.error(InputError(f"{source}: {reason}"), source)
+        for source, kind, count, text in outcome.notes:
+            log.note(Note(kind, count, text), source)
         yield from outcome.tokens
 
 
@@ -108,6 +112,8 @@ def into_folder(
     )
     if summary.missing:
         _say(f"{summary.missing} shards are left to other parts of --shard")
+    if summary.notes:
+        _say(f"{many(summary.notes, 'note')} on what was left out or invented: {folder.notes}")
     if summary.failed:
         with folder.failures.open("rb") as file:
             for failure in map(json.loads, islice(file, _SHOWN)):

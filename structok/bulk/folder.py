@@ -4,6 +4,7 @@ part-000000.parquet ...     tokens, one shard per task, in the order of the inpu
 .structok/manifest.json     settings and inputs of the run
 .structok/done/000000.json  written after its shard: inputs, rows, bytes and failures
 .structok/failures.jsonl    all failures, in the order of the inputs
+.structok/notes.jsonl       what was left out or invented where nothing failed
 
 The second folder is hidden so that readers of whole folders see shards only.
 """
@@ -47,6 +48,11 @@ class TokenFolder:
     def failures(self) -> Path:
         """The file that lists every input that failed."""
         return self._notes / "failures.jsonl"
+
+    @property
+    def notes(self) -> Path:
+        """The file that lists what was left out, invented or changed."""
+        return self._notes / "notes.jsonl"
 
     def foreign(self) -> bool:
         """Whether the folder holds something, but no run of ours."""
@@ -125,7 +131,7 @@ class TokenFolder:
 
     def finish(self, number: int, outcome: Outcome) -> None:
         """Remember that a task is done; its shard is there already."""
-        kept = {k: getattr(outcome, k) for k in ("inputs", "rows", "size", "failures")}
+        kept = {k: getattr(outcome, k) for k in ("inputs", "rows", "size", "failures", "notes")}
         write_whole(self._record(number), json.dumps(kept, ensure_ascii=False).encode())
 
     def sweep(self, mine: Container[int]) -> None:
@@ -137,14 +143,17 @@ class TokenFolder:
                     leftover.unlink(missing_ok=True)
 
     def list_failures(self, tasks: int) -> int:
-        """Write the failures of all tasks that are done; how many tasks are not."""
+        """Write the failures and notes of all tasks that are done; how many tasks are not."""
         missing = 0
-        with open_whole(self.failures) as file:
+        with open_whole(self.failures) as file, open_whole(self.notes) as notes:
             for number in range(tasks):
                 outcome = self.outcome(number)
                 missing += outcome is None
                 for source, reason in outcome.failures if outcome else []:
                     file.write(json.dumps({"input": source, "reason": reason}, ensure_ascii=False).encode() + b"\n")
+                for source, kind, count, text in outcome.notes if outcome else []:
+                    note = {"input": source, "kind": kind, "count": count, "note": text}
+                    notes.write(json.dumps(note, ensure_ascii=False).encode() + b"\n")
         return missing
 
 

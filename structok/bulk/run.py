@@ -34,6 +34,7 @@ class Summary:
     rows: int = 0
     shards: int = 0
     failed: int = 0
+    notes: int = 0
     missing: int = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -42,6 +43,7 @@ class Summary:
         self.rows += outcome.rows
         self.shards += outcome.rows > 0
         self.failed += len(outcome.failures)
+        self.notes += len(outcome.notes)
 
 
 def quantize_folder(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from structok.errors import InputError, StructokError
-from structok.read.inputs import Item, read_units, singles, weight
+from structok.read.inputs import Item, Reporter, read_units, singles, weight
 from structok.read.sources import Unit
 from structok.structure import Note
 from structok.tokens import Tokens
 
-__all__ = ["Failure", "Outcome", "Settings", "Task", "Worker", "chunks"]
+__all__ = ["Failure", "Outcome", "Remark", "Settings", "Task", "Worker", "chunks", "say_what_text_loses"]
 
 _DIED = "its worker process died; a crash, or out of memory?"
 
@@ -73,24 +73,26 @@ class Task:
 
 
 Failure = tuple[str, str]  # source, reason
+Remark = tuple[str, str, int, str]  # source, what was left out or invented, how often, the same as a line
 
 
 @dataclass
 class Outcome:
-    """What came of a task: how many chains or molecules, and every input that failed, with the reason."""
+    """What came of a task: how many chains or molecules, what failed and why, and what was left out or invented."""
 
     inputs: int
     rows: int = 0
     size: int = 0  # bytes of the shard
     failures: list[Failure] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
     tokens: list[Tokens] = field(default_factory=list)  # unless they went into a shard
 
 
 class _Notes:
-    """Collects failures."""
+    """Collects failures and notes."""
 
     def __init__(self, strict: bool) -> None:
-        self.strict, self.failures = strict, list[Failure]()
+        self.strict, self.failures, self.notes = strict, list[Failure](), list[Remark]()
 
     def error(self, error: StructokError, source: str = "") -> None:
         if self.strict:
@@ -98,7 +100,17 @@ class _Notes:
         self.failures.append((source, " ".join(str(error).split()).removeprefix(f"{source}: ")))
 
     def note(self, note: Note, source: str) -> None:
-        pass
+        if not note.routine:
+            self.notes.append((source, note.kind, note.count, note.text))
+
+
+def say_what_text_loses(tokens: Tokens, format: str, log: Reporter, source: str) -> None:
+    """Text has no room for the mask."""
+    missing = int((~tokens.mask).sum())
+    if format == "text" and missing:
+        where = "" if tokens.chain is None else f"chain {tokens.chain or '(blank)'}: "
+        text = f"{where}text does not say that {missing} of {len(tokens)} residues are missing; jsonl does"
+        log.note(Note("mask lost in text", missing, text, tokens.chain), source)
 
 
 class Worker:
@@ -125,7 +137,7 @@ class Worker:
                     notes.error(InputError(_DIED), unit.source)
             units = [unit for unit in units if unit.source not in task.dead]
         encoded = self._encode(units, notes)
-        outcome = Outcome(len(task), failures=notes.failures)
+        outcome = Outcome(len(task), failures=notes.failures, notes=notes.notes)
         if task.probe:
             outcome.rows = sum(1 for _ in encoded)
         elif task.shard is None:
@@ -145,7 +157,7 @@ class Worker:
 
                 torch.set_num_threads(settings.threads)
             self._zoo = Zoo(settings.model, settings.device)
-        return encode_items(
+        encoded = encode_items(
             read_units(units, notes, chain=settings.chain, add_hs=settings.add_hs),
             self._zoo,
             notes,
@@ -153,6 +165,9 @@ class Worker:
             options=settings.options,
             eager=False,
         )
+        for item, tokens in encoded:
+            say_what_text_loses(tokens, settings.format, notes, item[1])
+            yield item, tokens
 
 
 class _EmptyShard(Exception):

@@ -200,17 +200,18 @@ def with_gaps(chain: Chain, letters: dict[tuple[str, int], str]) -> tuple[list[i
     rows: list[int] = []
     sequence: list[str] = []
     ids: list[str] = []
-    gaps = unexplained = 0
+    gaps = numbered = 0
     for i, residue in enumerate(residues):
         if not bonded[i]:
             before = residues[i - 1]
             said = sorted(k for k in chain.unseen if before.key < k < residue.key)
             if said:
-                found, known = [(chain.unseen[k], f"{k[0]}{k[1]}") for k in said], True
+                found = [(chain.unseen[k], f"{k[0]}{k[1]}") for k in said]
             else:
                 distance = float(np.linalg.norm(traces[i] - traces[i - 1]))
-                found, known = _gap(chain, before, residue, distance, letters)
-            gaps, unexplained = gaps + bool(found), unexplained + (bool(found) and not known)
+                found = _gap(chain, before, residue, distance, letters)
+            gap = len(found) if said or chain.exact else max(residue.number - before.number - 1, 0)
+            gaps, numbered = gaps + bool(found), numbered + gap
             rows += [-1] * len(found)
             sequence += [one for one, _ in found]
             ids += [name for _, name in found]
@@ -219,8 +220,8 @@ def with_gaps(chain: Chain, letters: dict[tuple[str, int], str]) -> tuple[list[i
         ids.append(f"{residue.number}{residue.ins}")
     notes = []
     if added := rows.count(-1):
-        why = "residues missing in the file" if not unexplained else "by numbering and distance"
-        text = f"{many(added, 'slot')} added in {many(gaps, 'gap')} ({why})"
+        why = "" if added == numbered else f", where numbers leave out {numbered}"
+        text = f"{many(added, 'slot')} added in {many(gaps, 'gap')}{why}"
         notes.append(Note("slots added", added, text))
     if renamed := _number_anew(ids):
         notes.append(
@@ -235,30 +236,30 @@ def with_gaps(chain: Chain, letters: dict[tuple[str, int], str]) -> tuple[list[i
 
 def _gap(
     chain: Chain, before: Residue, after: Residue, distance: float, letters: dict[tuple[str, int], str]
-) -> tuple[list[tuple[str, str]], bool]:
-    """Letter and id of each slot to add between two residues, and whether numbers explain them."""
+) -> list[tuple[str, str]]:
+    """Letter and id of each slot to add between two residues."""
     step = after.place - before.place if chain.exact else after.number - before.number
-    n, explained = _missing(distance, step, chain)
+    n = _missing(distance, step, chain)
     counted = n == after.number - before.number - 1
     found = []
     for k in range(1, n + 1):
         one = letters.get((after.entity, before.place + k), "X") if chain.exact else "X"
         found.append((one, str(before.number + k) if counted else f"{before.number}{before.ins}+{k}"))
-    return found, explained
+    return found
 
 
-def _missing(distance: float, step: int, chain: Chain) -> tuple[int, bool]:
-    """Slots to add between two residues that are not bonded, and whether their numbers, `step` apart, explain them."""
+def _missing(distance: float, step: int, chain: Chain) -> int:
+    """Slots to add between two residues that are not bonded and whose numbers are `step` apart."""
     gap = max(step - 1, 0) if step != MISSING else 0
     if not math.isfinite(distance):  # one of the two is incomplete: only the numbers can tell
-        return (gap if chain.exact or gap <= 100 else 0), True
+        return gap if chain.exact or gap <= 100 else 0
     if not chain.exact and gap > _SHORT_GAP:
         gap = min(gap, max(0, math.floor(1.2 * distance / chain.step) - 1))
     # a stretched bond (up to 5.1 Å between CAs) is not a gap
     needed = max(0, math.ceil(distance / chain.step - 0.35) - 1)
     if gap and chain.step * (gap + 1) * 1.05 > distance:
-        return gap, True
-    return max(gap, needed), gap >= needed
+        return gap
+    return max(gap, needed)
 
 
 def _number_anew(ids: list[str]) -> int:

@@ -148,8 +148,12 @@ def _read_molecule(unit: Unit, log: Reporter, add_hs: bool) -> Item:
 
 
 def _named(mol: Any, name: str, source: str, log: Reporter) -> Item:
+    title = mol.GetProp("_Name").strip() if mol.HasProp("_Name") else ""
     mol.SetProp("_Name", name)
-    for note in molecule_notes(mol):
+    notes = molecule_notes(mol)
+    if title not in ("", name):
+        notes.append(Note("ids changed", 1, f"the title {title[:60]} comes again, this one is called {name[-60:]}"))
+    for note in notes:
         log.note(note, source)
     return "molecule", source, mol
 
