@@ -160,10 +160,12 @@ def _closest(coords: Float[np.ndarray, "n 3"]) -> tuple[int, int]:
 
 
 def _sanitised(mol: Mol, name: str) -> Mol:
-    """Copy with aromaticity as RDKit sees it, so that it compares with the SELFIES read back."""
+    """Copy with aromaticity as RDKit sees it and without atom maps, so that it compares with the SELFIES read back."""
     from rdkit import Chem, rdBase
 
     mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        atom.SetAtomMapNum(0)
     try:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(mol)

@@ -38,7 +38,7 @@ MOLECULES = ("sdf", "mol2")
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 ACCEPTED = "PDB, PDBQT, mmCIF, BinaryCIF, SDF, MOL, MOL2; also .gz, .bz2, .xz, .zst"
-_ASSEMBLY = re.compile(r"\.(pdb|ent|cif)-?\d+$|-assembly\d+(\.cif)$")
+_ASSEMBLY = re.compile(r"(\.(?:pdb|ent))(\d+)$")
 BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -49,15 +49,12 @@ def _plain_name(path: str | os.PathLike[str]) -> str:
 
 
 def _split(path: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """Stem and kind of a file by its name."""
+    """Stem and kind of a file by its name; 1abc.pdb2 is called 1abc-assembly2, as the PDB calls its mmCIF."""
     name = _plain_name(path)
-    lower = name.lower()
-    if match := _ASSEMBLY.search(lower):
-        suffix = "." + (match[1] or "cif")
-        stem = name[: match.start()] + (lower[match.start() : match.start(2)] if match[2] else "")
-        return stem, _KINDS[suffix]
-    suffix = PurePath(lower).suffix
-    kind = _KINDS.get(suffix)
+    if match := _ASSEMBLY.search(name.lower()):
+        return f"{name[: match.start()]}-assembly{match[2]}", _KINDS[match[1]]
+    suffix = PurePath(name).suffix
+    kind = _KINDS.get(suffix.lower())
     return (name[: -len(suffix)] if kind else name), kind
 
 

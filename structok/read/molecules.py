@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from structok.errors import InputError, StructokError
 from structok.read.formats import BROKEN, MOLECULES, open_file, stem_of, suffix_kind
-from structok.structure import Note
+from structok.structure import Note, many
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -43,7 +44,16 @@ _GAFF_TYPES = {
     "Br": "br",
     "I": "i",
 }
+_WILD = ("Du", "Du.C", "LP", "Any", "Hal", "Het", "Hev")
 _GAFF = {gaff: sybyl for sybyl, types in _GAFF_TYPES.items() for gaff in types.split()}
+
+
+@cache
+def _elements() -> frozenset[str]:
+    from rdkit.Chem import GetPeriodicTable
+
+    table = GetPeriodicTable()
+    return frozenset(table.GetElementSymbol(n) for n in range(1, 119))
 
 
 def read_molecules(
@@ -210,11 +220,11 @@ def _sybyl(record: str, where: str) -> str:
         if lines[i].startswith("@") or len(fields) < 6:
             break
         kind = fields[5]
-        if kind[0].islower():
-            if kind not in _GAFF:
-                unknown.append(kind)
-            fields[5] = _GAFF.get(kind, kind)
+        if kind in _GAFF:
+            fields[5] = _GAFF[kind]
             lines[i] = " ".join(fields)
+        elif kind.split(".")[0].capitalize() not in _elements() and kind not in _WILD:
+            unknown.append(kind)
     if unknown:
         kinds = ", ".join(dict.fromkeys(unknown))[:_SHOWN]
         raise InputError(f"{where}: unknown MOL2 atom types {kinds}; give SYBYL or GAFF types")
@@ -252,7 +262,7 @@ def molecule_notes(mol: Mol) -> list[Note]:
     atoms = [mol.GetAtomWithIdx(i) for i in range(mol.GetNumAtoms())]
     notes = []
     if isotopes := sum(a.GetIsotope() > 0 for a in atoms):
-        notes.append(Note("isotopes dropped", isotopes, f"isotopes of {isotopes} atoms are not kept"))
+        notes.append(Note("isotopes dropped", isotopes, f"{many(isotopes, 'isotope')} not kept"))
     if maps := sum(a.GetAtomMapNum() > 0 for a in atoms):
-        notes.append(Note("atom maps dropped", maps, f"atom map numbers of {maps} atoms are not kept"))
+        notes.append(Note("atom maps dropped", maps, f"{many(maps, 'atom map number')} not kept"))
     return notes

@@ -62,6 +62,40 @@ def moved(atoms, by=(50.0, 0.0, 0.0), **fields):
     ]
 
 
+def said(found, *words):
+    """Whether one of the notes has all these words."""
+    return any(all(w in note for w in words) for note in found.notes)
+
+
+def same(back, chain, *, sequence=True):
+    assert len(back) == len(chain) and back.mask.all()
+    assert np.allclose(back.coords, chain.coords, atol=2e-3)
+    assert not sequence or back.sequence == chain.sequence
+
+
+def cif(atoms, columns, first=(), last="#\n", **values):
+    """mmCIF text with these columns of atom_site; `values` are functions of an atom and its row number."""
+    known = {
+        "group_PDB": lambda a, i: "HETATM" if a.het else "ATOM", "id": lambda a, i: str(i),
+        "type_symbol": lambda a, i: a.element, "label_atom_id": lambda a, i: a.name,
+        "label_alt_id": lambda a, i: a.alt or ".", "label_comp_id": lambda a, i: a.residue,
+        "label_asym_id": lambda a, i: a.chain, "label_entity_id": lambda a, i: "1",
+        "label_seq_id": lambda a, i: str(a.number), "pdbx_PDB_ins_code": lambda a, i: a.insertion or "?",
+        "Cartn_x": lambda a, i: f"{a.xyz[0]:.3f}", "Cartn_y": lambda a, i: f"{a.xyz[1]:.3f}",
+        "Cartn_z": lambda a, i: f"{a.xyz[2]:.3f}", "occupancy": lambda a, i: f"{a.occupancy:.2f}",
+        "auth_asym_id": lambda a, i: a.chain, "auth_seq_id": lambda a, i: str(a.number),
+        "pdbx_PDB_model_num": lambda a, i: "1",
+    } | values  # fmt: skip
+    rows = [" ".join(known[c](a, i) for c in columns) for i, a in enumerate(atoms, 1)]
+    return "\n".join([*(first or ["data_x"]), "loop_", *(f"_atom_site.{c}" for c in columns), *rows]) + "\n" + last
+
+
+FULL = (
+    "group_PDB id type_symbol label_atom_id label_alt_id label_comp_id label_asym_id label_entity_id label_seq_id "
+    "pdbx_PDB_ins_code Cartn_x Cartn_y Cartn_z occupancy auth_asym_id auth_seq_id pdbx_PDB_model_num"
+)
+
+
 class Found(NamedTuple):
     """What came of a file: chains or molecules, notes, errors."""
 

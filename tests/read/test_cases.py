@@ -1,11 +1,11 @@
-"""The small inputs that went wrong, where the shared data lies beside the checkout: each comes out as its README says."""
+"""The small inputs that went wrong, where the shared data lies beside the checkout."""
 
 import json
 
 import pytest
 
 from structok.molecule.conformer import prepare
-from tests.read.test_real_files import said
+from tests.read.conftest import said
 
 SEQUENCE = "MDIRQGPKEPFRDYVDRFYKTLRAEQASQEVKNWMTETLLVQNANPDCKTILKALGPGATLEEMMTACQG"
 WHOLE = """
@@ -56,8 +56,9 @@ def test_missing_residues(case):
 
 
 def test_molecules(case):
-    for name, count in (("m02_multi.mol", 3), ("m13_suffix_clash.sdf", 3), ("m14_longtitle.sdf", 4),
-                        ("m05_planar_no3dflag.sdf", 1), ("m06e_bom.sdf", 1), ("m06f_cr.sdf", 1), ("m12_gaff.mol2", 1)):  # fmt: skip
+    counts = {"m02_multi.mol": 3, "m13_suffix_clash.sdf": 3, "m14_longtitle.sdf": 4, "m05_planar_no3dflag.sdf": 1}
+    counts |= {"m06e_bom.sdf": 1, "m06f_cr.sdf": 1, "m12_gaff.mol2": 1}
+    for name, count in counts.items():
         found = case(name)
         names = [m.GetProp("_Name") for m in found.items]
         assert len(set(names)) == len(names) == count and not found.errors
