@@ -19,8 +19,8 @@ from rich.progress import track
 
 from structok.errors import InputError, StructokError
 from structok.molecule.conformer import prepare
-from structok.molecule.files import read_molecules
-from structok.protein.structure import Backbone
+from structok.read.molecules import read_molecules
+from structok.structure import Backbone
 from train.data import Backbones, load_backbones, shared_folder
 from train.molecule.data import npz_molecules
 

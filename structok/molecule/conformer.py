@@ -1,4 +1,4 @@
-"""Molecules in and out: reading files, token order and SELFIES, the graph that a SELFIES stands for."""
+"""Molecules in and out: token order and SELFIES, the graph that a SELFIES stands for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from structok.errors import InputError, TokensError
-from structok.molecule.files import read_molecules, write_sdf
+from structok.read.molecules import is_drawing
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -21,8 +21,6 @@ __all__ = [
     "minimise",
     "molecule_of",
     "prepare",
-    "read_molecules",
-    "write_sdf",
 ]
 
 # Molecules of these elements, without radicals and not larger, are what decodes from their SELFIES: the encoder checks
@@ -155,7 +153,7 @@ def _coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
     if not np.isfinite(coords).all():
         atom = int(np.argmin(np.isfinite(coords).all(1)))
         raise InputError(f"{name}: atom {atom} has no finite coordinates")
-    if len(coords) > 3 and not conformer.Is3D() and not coords[:, 2].any():
+    if len(coords) > 3 and is_drawing(mol):
         raise InputError(f"{name}: a flat (2D) drawing; embed it in 3D first (rdkit.Chem.AllChem.EmbedMolecule)")
     if len(coords) > 1:
         i, j = _closest(coords)
@@ -174,10 +172,12 @@ def _closest(coords: Float[np.ndarray, "n 3"]) -> tuple[int, int]:
 
 
 def _sanitised(mol: Mol, name: str) -> Mol:
-    """Copy with aromaticity as RDKit sees it, so that it compares with the SELFIES read back."""
+    """Copy with aromaticity as RDKit sees it and without atom maps, so that it compares with the SELFIES read back."""
     from rdkit import Chem, rdBase
 
     mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        atom.SetAtomMapNum(0)
     try:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(mol)
