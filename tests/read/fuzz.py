@@ -139,7 +139,8 @@ def check_structure(text: str, kind: str) -> str:
         found = parse_structures(text.encode(), kind, "x", "x", atoms="backbone")
         seen, said, slots = set(), Counter(), 0
         for one in found:
-            said += Counter({n.kind: n.count for n in one.notes if not n.routine})
+            for note in one.notes:
+                said[note.kind] += 0 if note.routine else note.count
             for chain in backbones(one, None, "x"):
                 seen |= {_spot(x) for x in chain.coords[chain.mask, 1]}
                 slots += int((~chain.mask).sum())
