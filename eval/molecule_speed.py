@@ -37,7 +37,8 @@ from structok.molecule.batch import atom_mask, pad
 from structok.molecule.conformer import Conformer, in_token_order, molecule_of, prepare
 from structok.molecule.files import parse_record
 from structok.molecule.model import MolStrucTokModel
-from structok.molecule.search import Growth, Placement, closed_loop
+from structok.molecule.placement import Placement
+from structok.molecule.search import Growth, closed_loop
 from structok.molecule.spherical import FIRST_ATOM, orient
 from structok.molecule.tokenizer import MolStrucTok
 from train.data import shared_folder
