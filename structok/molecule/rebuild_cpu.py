@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from structok.codebook.cpu import compiled, in_threads
+from structok.batching import in_threads
+from structok.codebook.cpu import compiled
 from structok.molecule.frames_cpu import frame
 from structok.molecule.search_cpu import Atoms
 from structok.molecule.topo_cpu import ROWS, TILE, Network, code_position, hidden_rows

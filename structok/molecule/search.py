@@ -30,7 +30,7 @@ class _State(NamedTuple):
 
 
 class Growth:
-    """Expansion of a `Placement` towards a target, in torch: for other devices than a CPU, or without a compiler.
+    """Expansion of a `Placement` towards a target, in torch: for other devices than a CPU.
 
     The error of an atom is measured after superposing the true positions of the atoms placed so far on
     their rebuilt ones (Kabsch), anew for each hypothesis and step: no pose has to be held on to.

@@ -17,7 +17,8 @@ from numpy import ndarray as Array
 from torch import Tensor
 from torch.nn.functional import pad
 
-from structok.codebook.cpu import compiled, in_threads
+from structok.batching import in_threads
+from structok.codebook.cpu import compiled
 from structok.molecule.frames_cpu import frame, superposed
 from structok.molecule.topo_cpu import ROWS, TILE, Network, code_position, dense, hidden_rows, positions, spread_of
 
