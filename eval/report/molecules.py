@@ -98,7 +98,7 @@ def card(name: str, model: Results, speed: Results) -> str:
         for label, found in timed.items()
         if label.startswith(name + ",")
     ]
-    timing = "\nMolecules per second, two cores, batch of 1,000, all steps included: {}."
+    timing = "\nMolecules per second and core, all steps included: {}."
     return "\n".join(
         [
             Table(columns, rows).markdown(),

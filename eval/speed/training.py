@@ -35,9 +35,8 @@ def batch(chains: int, length: int, device: str) -> tuple[torch.Tensor, torch.Te
 
 def step_times(name: str, chains: int, length: int, half: bool, repeats: int, device: str) -> dict[str, Any]:
     """Seconds of each part of a training step, best of several; memory at its peak; operations of the whole step."""
-    config = PRESETS[name]
     torch.manual_seed(0)
-    model = GCPVQVAEModel(config).to(device).train()
+    model = GCPVQVAEModel(PRESETS[name]).to(device).train()
     model.quantizer.initialised.fill_(True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     coords, mask, types = batch(chains, length, device)
@@ -117,7 +116,9 @@ def main(
             print(rows[-1], file=sys.stderr)
     limits = {kind: product_limit(device, kind == "bf16") for kind in ("fp32", "bf16")}
     record = {"machine": machine(device), "GFLOP/s of a 2048³ product": limits, "steps": rows}
-    (RESULTS / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = RESULTS / "training.json"
+    old = json.loads(path.read_text()) if path.exists() else {}  # what `eval.speed.streaming` measured
+    path.write_text(json.dumps(old | record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
