@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from eval import RESULTS
+from eval.report.allatom import fill_allatom
 from eval.report.cards import fill_proteins
 from eval.report.lm import fill_learnability
 from eval.report.molecules import fill_molecules
@@ -31,6 +32,7 @@ def main(
         fill_molecules()
         fill_learnability()
         fill_structtokenbench()
+        fill_allatom()
     print(write_report(folder, small=small))
 
 

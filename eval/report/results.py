@@ -28,8 +28,9 @@ def of_modality(models: Mapping[str, Results], modality: str) -> Results:
 
 
 def ranked(modality: str) -> Results:
-    """The models of a modality that were measured in full mode, most codes first."""
-    return of_modality(load("benchmark").get("models", {}), modality)
+    """The shipped models of a modality that were measured in full mode, most codes first."""
+    found = of_modality(load("benchmark").get("models", {}), modality)
+    return {name: model for name, model in found.items() if (ROOT / "checkpoints" / name).is_dir()}
 
 
 def rows_of(models: Results, chosen: str | None = None) -> list[Results]:
