@@ -1,0 +1,1 @@
+"""Chains of rigid frames: anchors and repair; knows no residue names."""

@@ -1,0 +1,1 @@
+"""What is learned about chains of any kind."""
