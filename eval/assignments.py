@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,19 +35,19 @@ OPEN = Assignment(False)
 
 def can_close(tokenizer: Any) -> bool:
     """Whether the tokenizer can assign codes in closed loop at all (a decoder that sees all codes cannot)."""
-    return bool(getattr(tokenizer.config, "local_steps", True))
+    return tokenizer.defaults.closed_loop is not None
 
 
 def default_assignment(tokenizer: Any) -> Assignment:
     """What `encode` does unless asked otherwise."""
-    return closed(tokenizer) if tokenizer.config.closed_loop else OPEN
+    return closed(tokenizer) if tokenizer.defaults.closed_loop else OPEN
 
 
 def closed(
     tokenizer: Any, beam: int | None = None, latent_weight: float | None = None, rate_weight: float | None = None
 ) -> Assignment:
     """Closed loop; what is None is the checkpoint's default, what the tokenizer does not know is left out."""
-    known = inspect.signature(tokenizer.encode_batch).parameters
+    known = {k for k, v in vars(tokenizer.defaults).items() if v is not None}
     weights = {
         name: float(getattr(tokenizer.config, name, 0.0)) if value is None else value
         for name, value in (("latent_weight", latent_weight), ("rate_weight", rate_weight))

@@ -31,7 +31,7 @@ import typer
 from structok import __version__, load
 from structok.files import read_tokens
 from structok.inputs import find_inputs, read_units
-from structok.jobs import Log
+from structok.work.log import Log
 
 OUT = Path(__file__).parent / "results"
 COMMAND = [sys.executable, "-c", "from structok.cli import main; main()", "quantize"]

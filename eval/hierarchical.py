@@ -21,9 +21,9 @@ import structok
 from structok.codebook.kmeans import kmeans
 from structok.codebook.nearest import nearest_code
 from structok.codebook.prior import learn_prior
-from structok.protein.chain_model import ChainModel, chain_steps
+from structok.polymer.chain import ChainModel, chain_steps
 from train.data import load_backbones, shared_folder
-from train.prior import step_points
+from train.polymer.prior import step_points
 
 OUT = Path(__file__).parent / "results" / "hierarchical.json"
 CODES = 4096

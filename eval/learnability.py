@@ -2,7 +2,7 @@
 
     python -m eval.learnability chain-vq-4096:open chain-vq-4096:closed:0 molstructok:closed
 
-Each row trains its small language model where `runs/lm/ROW` has none yet (`train/lm.py`), measures it on crops of
+Each row trains its small language model where `runs/lm/ROW` has none yet (`train/lm`), measures it on crops of
 validation clusters, or on validation molecules, and replaces its entry in `eval/results/learnability.json`.
 """
 
@@ -33,8 +33,8 @@ from eval.learnability_samples import (
 from structok.metrics import rmsd
 from structok.molecule.metrics import compare_molecules
 from train.data import load_backbones, shared_folder
-from train.lm import Row, Settings, loss_of, train_row
-from train.lm_data import Pair, PairVocabulary, batches, chain_crops, pair_of, small_molecules
+from train.lm.data import Pair, PairVocabulary, batches, chain_crops, pair_of, small_molecules
+from train.lm.fit import Row, Settings, loss_of, train_row
 
 console = Console(stderr=True)
 RESULTS = Path(__file__).parent / "results" / "learnability.json"

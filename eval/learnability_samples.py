@@ -14,8 +14,8 @@ from transformers import Qwen3ForCausalLM
 
 from structok.molecule.metrics import compare_molecules
 from structok.tokens import Tokens
-from train.lm import sample
-from train.lm_data import LONGEST, Pair, PairVocabulary, pair_of
+from train.lm.data import LONGEST, Pair, PairVocabulary, pair_of
+from train.lm.fit import sample
 
 CA_BOND = (3.6, 4.0)  # Å between consecutive CA of a trans peptide
 CN_BOND = (1.18, 1.48)  # Å, 1.33 ± 0.15

@@ -31,7 +31,7 @@ from structok.molecule.model import MolStrucTokModel
 from structok.molecule.spherical import FIRST_ATOM
 from structok.molecule.tokenizer import MolStrucTok
 from train.data import shared_folder
-from train.molecule_data import npz_molecules
+from train.molecule.data import npz_molecules
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -143,14 +143,14 @@ def batches(conformers: list[Conformer], size: int = 500) -> list[list[Conformer
 def geometry_rates(tokenizer: MolStrucTok, conformers: list[Conformer]) -> dict[str, float]:
     """Molecules per second without RDKit's and SELFIES' share: from coordinates and graph to codes, and back."""
     n, parts = len(conformers), batches(conformers)
-    codes = [tokenizer.assign(part, False, 1) for part in parts]
+    codes = [tokenizer.assign_batch(part, None) for part in parts]
 
     def decode() -> None:
         for part, c in zip(parts, codes):
             tokenizer.placement([x.mol for x in part]).rebuild(c)
 
     return {
-        "encode_without_graph": n / seconds(lambda: [tokenizer.assign(part, False, 1) for part in parts]),
+        "encode_without_graph": n / seconds(lambda: [tokenizer.assign_batch(part, None) for part in parts]),
         "decode_without_graph": n / seconds(decode),
     }
 

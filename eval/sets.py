@@ -22,7 +22,7 @@ from structok.molecule.conformer import prepare
 from structok.molecule.files import read_molecules
 from structok.protein.structure import Backbone
 from train.data import Backbones, load_backbones, shared_folder
-from train.molecule_data import npz_molecules
+from train.molecule.data import npz_molecules
 
 __all__ = ["MoleculeSet", "ProteinSet", "examples", "molecule_sets", "protein_sets"]
 

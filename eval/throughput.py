@@ -26,7 +26,7 @@ from torch import Tensor
 import structok
 from structok.codebook.search import beam_search
 from structok.geometry import backbone_frames
-from structok.protein.chain_model import ChainModel
+from structok.polymer.chain import ChainModel
 from train.data import load_backbones
 
 matplotlib.use("Agg")

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import structok
 from structok.protein.decoder import backbone
-from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance, window_fape
+from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance
 from structok.protein.model import PRESETS, GCPVQVAEModel
 
 OUT = Path(__file__).parent / "results" / "training.json"
@@ -59,8 +59,6 @@ def step_times(name: str, chains: int, length: int, half: bool, repeats: int, de
 
     def losses(frames: torch.Tensor) -> torch.Tensor:
         x = backbone(frames.float())
-        if config.local_steps:
-            return window_fape(x, coords, mask, reach=8).mean()
         return sum(f(x, coords, mask).mean() for f in (aligned_mse, backbone_distance, backbone_direction))  # type: ignore[return-value]
 
     def run() -> dict[str, float]:
@@ -70,8 +68,6 @@ def step_times(name: str, chains: int, length: int, half: bool, repeats: int, de
             nodes = timed("GCPNet", lambda: model.graph_encoder(graph))
             hidden = timed("encoder", lambda: model.encoder(model.into(nodes).unflatten(0, mask.shape), mask))
             latents = model.to_code(hidden)
-            if config.next_step:
-                latents = latents + model.encode_steps(graph, mask)
             quantized = timed("quantiser", lambda: model.quantizer(latents, mask))
             frames = timed("decoder", lambda: model.decoder(quantized.vectors, mask))
             loss = timed("losses", lambda: losses(frames)) + quantized.loss

@@ -10,9 +10,9 @@ from typing import Any
 
 from structok.errors import InputError, StructokError
 from structok.files import write_whole
-from structok.jobs import Log
 from structok.protein.reading import FORMATS
 from structok.tokens import Tokens
+from structok.work.log import Log
 
 __all__ = ["write_structures"]
 

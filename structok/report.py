@@ -10,8 +10,9 @@ import numpy as np
 
 from structok.errors import StructokError
 from structok.inputs import Item
-from structok.jobs import Log, Zoo
 from structok.tokens import Tokens
+from structok.work.log import Log
+from structok.work.stream import Zoo
 
 __all__ = ["compare", "compare_backbones", "summarise", "table"]
 

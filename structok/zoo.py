@@ -11,7 +11,7 @@ from typing import Any
 from structok.checkpoint import checkpoints_folder, read_checkpoint
 from structok.errors import CheckpointError
 
-__all__ = ["describe_models", "list_models", "load", "pick_device", "resolve"]
+__all__ = ["default_models", "describe_models", "list_models", "load", "pick_device", "resolve"]
 
 # model_type in config.json -> tokenizer class; imported when first asked for
 _TOKENIZERS = {
@@ -19,12 +19,20 @@ _TOKENIZERS = {
     "gcp-vqvae": "structok.protein.tokenizer:GCPVQVAE",
     "molstructok": "structok.molecule.tokenizer:MolStrucTok",
 }
+# modality -> the model that is used unless one is named
+_DEFAULTS = {"protein": "chain-vq-4096", "nucleic": "nucleic-vq-4096", "molecule": "molstructok"}
 
 
 def list_models() -> list[str]:
     """Names of the shipped tokenizers, sorted."""
     configs = checkpoints_folder().glob("*/config.json")
     return sorted(p.parent.name for p in configs if json.loads(p.read_text())["model_type"] in _TOKENIZERS)
+
+
+def default_models() -> dict[str, str]:
+    """Modality -> the shipped model that is used unless one is named."""
+    shipped = list_models()
+    return {modality: name for modality, name in _DEFAULTS.items() if name in shipped}
 
 
 def describe_models() -> list[dict[str, Any]]:

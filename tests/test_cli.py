@@ -100,7 +100,7 @@ def test_open_loop_and_beam_are_passed_on(work, run):
 
 
 def test_rate_weight_is_passed_on(work, run):
-    tokenizer = structok.load("gcp-vqvae")
+    tokenizer = structok.load("chain-vq-4096")
     exact = tokenizer.encode("good.pdb", rate_weight=0.0).codes.tolist()
     assert records(run("quantize", "good.pdb").out)[0]["codes"] == tokenizer.encode("good.pdb").codes.tolist()
     assert records(run("quantize", "good.pdb", "--rate-weight", "0").out)[0]["codes"] == exact

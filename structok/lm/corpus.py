@@ -26,7 +26,7 @@ _ROWS = 4096  # instances of a parquet row group, and all that is held in memory
 
 
 class Reporter(Protocol):
-    """What hears of bad records, such as `structok.jobs.Log`."""
+    """What hears of bad records, such as `structok.work.log.Log`."""
 
     done: int
 

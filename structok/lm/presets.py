@@ -11,7 +11,7 @@ from structok.lm.vocabulary import Vocabulary
 
 __all__ = ["biomatrix", "scimind"]
 
-_COUNTED = Path(__file__).with_name("biomatrix.json")  # written by train/vocabulary.py
+_COUNTED = Path(__file__).with_name("biomatrix.json")  # written by train/lm/vocabulary.py
 
 
 @lru_cache

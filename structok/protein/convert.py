@@ -6,10 +6,12 @@ import os
 import pickle
 import re
 import tempfile
+from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from structok.checkpoint import check_tensors, write_checkpoint
+from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -86,34 +88,34 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 # our size -> where the three files state it; every place must say the same
 _SIZES: dict[str, tuple[str, list[str]]] = {
     "codebook_size": (_VQVAE, ["model.vqvae.vector_quantization.codebook_size"]),
-    "code_dim": (_VQVAE, ["model.vqvae.vector_quantization.dim"]),
+    "quantizer.dim": (_VQVAE, ["model.vqvae.vector_quantization.dim"]),
     "max_length": (_VQVAE, ["model.max_length"]),
-    "commitment": (_VQVAE, ["model.vqvae.vector_quantization.commitment_weight"]),
-    "decay": (_VQVAE, ["model.vqvae.vector_quantization.decay"]),
-    "dead_below": (_VQVAE, ["model.vqvae.vector_quantization.threshold_ema_dead_code"]),
-    "rotation_trick": (_VQVAE, ["model.vqvae.vector_quantization.rotation_trick"]),
-    "orthogonal": (_VQVAE, ["model.vqvae.vector_quantization.orthogonal_reg_weight"]),
-    "encoder_dim": (_VQVAE, ["model.vqvae.encoder.dimension"]),
-    "encoder_depth": (_VQVAE, ["model.vqvae.encoder.depth"]),
-    "encoder_heads": (_VQVAE, ["model.vqvae.encoder.heads"]),
-    "encoder_kv_heads": (_VQVAE, ["model.vqvae.encoder.attn_kv_heads"]),
-    "encoder_multiple": (_VQVAE, ["model.vqvae.encoder.ff_mult"]),
-    "decoder_dim": (_DECODER, ["dimension"]),
-    "decoder_depth": (_DECODER, ["depth"]),
-    "decoder_heads": (_DECODER, ["heads"]),
-    "decoder_kv_heads": (_DECODER, ["attn_kv_heads"]),
-    "decoder_multiple": (_DECODER, ["ff_mult"]),
-    "gcp_layers": (_GCPNET, ["encoder.kwargs.num_layers", "encoder.kwargs.model_cfg.num_layers"]),
-    "node_scalars": (
+    "quantizer.commitment": (_VQVAE, ["model.vqvae.vector_quantization.commitment_weight"]),
+    "quantizer.decay": (_VQVAE, ["model.vqvae.vector_quantization.decay"]),
+    "quantizer.dead_below": (_VQVAE, ["model.vqvae.vector_quantization.threshold_ema_dead_code"]),
+    "quantizer.rotation_trick": (_VQVAE, ["model.vqvae.vector_quantization.rotation_trick"]),
+    "quantizer.orthogonal": (_VQVAE, ["model.vqvae.vector_quantization.orthogonal_reg_weight"]),
+    "encoder.dim": (_VQVAE, ["model.vqvae.encoder.dimension"]),
+    "encoder.depth": (_VQVAE, ["model.vqvae.encoder.depth"]),
+    "encoder.heads": (_VQVAE, ["model.vqvae.encoder.heads"]),
+    "encoder.kv_heads": (_VQVAE, ["model.vqvae.encoder.attn_kv_heads"]),
+    "encoder.multiple": (_VQVAE, ["model.vqvae.encoder.ff_mult"]),
+    "decoder.dim": (_DECODER, ["dimension"]),
+    "decoder.depth": (_DECODER, ["depth"]),
+    "decoder.heads": (_DECODER, ["heads"]),
+    "decoder.kv_heads": (_DECODER, ["attn_kv_heads"]),
+    "decoder.multiple": (_DECODER, ["ff_mult"]),
+    "graph.layers": (_GCPNET, ["encoder.kwargs.num_layers", "encoder.kwargs.model_cfg.num_layers"]),
+    "graph.node_scalars": (
         _GCPNET,
         ["encoder.kwargs.emb_dim", "encoder.kwargs.node_s_emb_dim", "encoder.kwargs.model_cfg.h_hidden_dim"],
     ),
-    "node_vectors": (_GCPNET, ["encoder.kwargs.node_v_emb_dim", "encoder.kwargs.model_cfg.chi_hidden_dim"]),
-    "edge_scalars": (_GCPNET, ["encoder.kwargs.edge_s_emb_dim", "encoder.kwargs.model_cfg.e_hidden_dim"]),
-    "edge_vectors": (_GCPNET, ["encoder.kwargs.edge_v_emb_dim", "encoder.kwargs.model_cfg.xi_hidden_dim"]),
-    "gcp_messages": (_GCPNET, ["encoder.kwargs.layer_cfg.mp_cfg.num_message_layers"]),
-    "gcp_feedforwards": (_GCPNET, ["encoder.kwargs.layer_cfg.num_feedforward_layers"]),
-    "gcp_bottleneck": (
+    "graph.node_vectors": (_GCPNET, ["encoder.kwargs.node_v_emb_dim", "encoder.kwargs.model_cfg.chi_hidden_dim"]),
+    "graph.edge_scalars": (_GCPNET, ["encoder.kwargs.edge_s_emb_dim", "encoder.kwargs.model_cfg.e_hidden_dim"]),
+    "graph.edge_vectors": (_GCPNET, ["encoder.kwargs.edge_v_emb_dim", "encoder.kwargs.model_cfg.xi_hidden_dim"]),
+    "graph.messages": (_GCPNET, ["encoder.kwargs.layer_cfg.mp_cfg.num_message_layers"]),
+    "graph.feedforwards": (_GCPNET, ["encoder.kwargs.layer_cfg.num_feedforward_layers"]),
+    "graph.bottleneck": (
         _GCPNET,
         ["encoder.kwargs.module_cfg.bottleneck", "encoder.kwargs.module_cfg.default_bottleneck"],
     ),
@@ -208,6 +210,7 @@ def official_config(source: Path) -> GCPVQVAEConfig:
         for path, wanted in options.items():
             if (found := _get(trees[name], path, wanted)) != wanted:
                 raise CheckpointError(f"{source / name}: {path} = {found!r} is not implemented, only {wanted!r}")
+    published = GCPVQVAEConfig()
     values: dict[str, Any] = {}
     for size, (name, paths) in _SIZES.items():
         found = {path: value for path in paths if (value := _get(trees[name], path)) is not None}
@@ -218,7 +221,7 @@ def official_config(source: Path) -> GCPVQVAEConfig:
         value = next(iter(found.values()))
         if any(other != value for other in found.values()):
             raise CheckpointError(f"{source / name}: {' and '.join(f'{k} = {v}' for k, v in found.items())} disagree")
-        kind = type(getattr(GCPVQVAEConfig, size))
+        kind = type(attrgetter(size)(published))
         if not isinstance(value, (int, float)) or value != kind(value):
             raise CheckpointError(f"{source / name}: {paths[0]} = {value!r} is no {kind.__name__}")
         values[size] = kind(value)
@@ -226,7 +229,11 @@ def official_config(source: Path) -> GCPVQVAEConfig:
     match = re.fullmatch(r"knn_(\d+)", str(edges[0])) if len(edges) == 1 else None
     if match is None:
         raise CheckpointError(f"{source / _GCPNET}: edge_types {edges!r} is not implemented, only one knn_<k>")
-    return GCPVQVAEConfig(neighbours=int(match[1]), **values)
+    tree = asdict(published)
+    for size, value in {**values, "graph.neighbours": int(match[1])}.items():
+        *part, name = size.split(".")
+        (tree[part[0]] if part else tree)[name] = value
+    return make_config(GCPVQVAEConfig, tree, str(source))
 
 
 def official_tensors(source: Path, config: GCPVQVAEConfig) -> dict[str, Tensor]:
@@ -255,7 +262,7 @@ def official_tensors(source: Path, config: GCPVQVAEConfig) -> dict[str, Tensor]:
         elif key.startswith(("vqvae.encoder_tail", "vqvae.encoder_head")) and tensor.ndim == 3:
             tensor = tensor[..., 0]  # a convolution of width 1
         # there, query head h looks at key-value head h mod groups; here, neighbours share one
-        groups = config.decoder_kv_heads if name.startswith("decoder") else config.encoder_kv_heads
+        groups = (config.decoder if name.startswith("decoder") else config.encoder).kv_heads
         if name.endswith("attention.query.weight"):
             tensor = rearrange(tensor, "(r g c) d -> (g r c) d", g=groups, c=64)
         elif name.endswith("attention.out.weight"):
@@ -336,7 +343,7 @@ Weights of an official GCP-VQVAE checkpoint (folder `{source.resolve().name}`; P
 2025.10.01.679833), converted by `structok convert gcp-vqvae`. Their licence and training data are those of
 the original.
 
-- {config.codebook_size} codes of {config.code_dim} dimensions, one per residue
+- {config.codebook_size} codes of {config.quantizer.dim} dimensions, one per residue
 - chains up to {config.max_length} residues
 - open loop, absolute frames; codes depend on the sequence
 """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from structok.errors import InputError
+from structok.polymer.link import PEPTIDE
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
@@ -35,8 +36,7 @@ __all__ = [
 
 logger = logging.getLogger("structok")
 
-BOND_LIMIT = 2.5  # C-N distance above which two residues are not bonded, Å
-CA_STEP = 3.8  # CA-CA distance of bonded residues, Å
+BOND_LIMIT, CA_STEP = PEPTIDE
 _JUMP = 100  # numbering jumps beyond this are renumberings (fusions, linkers), not missing residues
 FORMATS = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
 

@@ -14,7 +14,7 @@ from structok.data.dataset import ShardDataset
 from structok.data.options import BuildOptions
 from structok.data.shards import read_backbones
 from train.data import load_backbones
-from train.protein_data import Batches, Sampling
+from train.protein.data import Batches, Sampling
 
 OPTIONS = BuildOptions(min_length=5, validation=0.2, shard_size=40, max_missing=1)
 

@@ -1,1 +1,1 @@
-"""What is learned about chains of any kind."""
+"""Codebooks of rigid steps: `python -m train.polymer.chain_vq`, their prior, and the points of anchors."""
