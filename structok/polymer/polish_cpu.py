@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from structok.codebook.cpu import compiled
-from structok.polymer.repair_cpu import FADE, SUMS, _compose, _invert, _miss, add, evidence, fit, move
+from structok.polymer.repair_cpu import SUMS, _compose, _invert, _miss, add, evidence, fit, move
 
-__all__ = ["features", "polish"]
+__all__ = ["features", "polish", "sides", "suspicious"]
 
 _FAST = {"contract", "reassoc", "nnan", "nsz"}
 _SHORT = 24  # codes of each slot that are measured exactly
@@ -55,19 +55,19 @@ def _chain(steps, frames):
 
 
 @compiled()
-def _sides(frames, slots, x, w, wrong, before, after):
+def sides(frames, slots, x, w, wrong, fade, before, after):
     """Fading sums of the anchors up to each one, and from each one on."""
     n = len(slots)
     for a in range(n):
         if a:
-            before[a] = FADE * before[a - 1]
+            before[a] = fade * before[a - 1]
         else:
             before[a] = 0.0
         if not wrong[a]:
             add(before[a], frames[slots[a], 9:], x[a], w[a])
     for a in range(n - 1, -1, -1):
         if a < n - 1:
-            after[a] = FADE * after[a + 1]
+            after[a] = fade * after[a + 1]
         else:
             after[a] = 0.0
         if not wrong[a]:
@@ -130,6 +130,26 @@ def _join(p, q, frames, own, skip, near, far, codes, feature, taken, limits):
 
 
 @compiled()
+def suspicious(frames, slots, x, w, wrong, limits):
+    """Whether an anchor lies too far off, or a break between two anchors would explain much better what is there."""
+    n = len(slots)
+    before, after, both = np.empty((n, SUMS)), np.empty((n, SUMS)), np.empty(SUMS)
+    sides(frames, slots, x, w, wrong, limits.fade, before, after)
+    pose, other = np.zeros(12), np.zeros(12)
+    pose[0] = pose[4] = pose[8] = other[0] = other[4] = other[8] = 1.0
+    for a in range(n):
+        both[:] = after[a]
+        if a:
+            both += before[a - 1]
+        now = fit(both, pose)
+        if _miss(pose, frames[slots[a], 9:], x[a], w[a]) > limits.cap:
+            return True
+        if a and now - fit(before[a - 1], other) - fit(after[a], other) > limits.substitution - limits.alike:
+            return True
+    return False
+
+
+@compiled()
 def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps, wrong):
     """Choose substitutions again, drop those that do not pay, put in those that do; in place.
 
@@ -149,7 +169,7 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
     for _ in range(sweeps):
         changed = False
         _chain(steps, frames)
-        _sides(frames, slots, x, w, wrong, before, after)
+        sides(frames, slots, x, w, wrong, limits.fade, before, after)
         # the anchors again, each by its neighbours
         for a in range(n):
             both[:] = 0.0
@@ -161,7 +181,7 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
                 continue
             fit(both, pose)
             wrong[a] = _miss(pose, frames[slots[a], 9:], x[a], w[a]) > limits.cap
-        _sides(frames, slots, x, w, wrong, before, after)
+        sides(frames, slots, x, w, wrong, limits.fade, before, after)
         # gaps between right anchors, those where most is to be won first
         count, last = 0, -1
         for a in range(n):
@@ -187,7 +207,7 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
                 last -= 1
             p, q = slots[last], slots[a]
             _chain(steps, frames)
-            _sides(frames, slots, x, w, wrong, before, after)
+            sides(frames, slots, x, w, wrong, limits.fade, before, after)
             both[:] = before[last] + after[a]
             now = fit(both, pose)
             here = 0

@@ -12,9 +12,8 @@ import numpy as np
 
 from structok.codebook.cpu import compiled
 
-__all__ = ["SUMS", "Limits", "add", "extend", "fit", "move", "seed"]
+__all__ = ["SUMS", "Limits", "add", "evidence", "extend", "fit", "move", "seed"]
 
-FADE = 0.93  # what an anchor weighs in the pose beside the next one: small bends must not add up
 SUMS = 17  # weight, Σ w y, Σ w x, Σ w y xᵀ, Σ w (|y|² + |x|²)
 _FAST = {"contract", "reassoc", "nnan", "nsz"}
 _JUMPS = (3, 4, 6)  # anchors that pose a piece on its own
@@ -26,8 +25,10 @@ class Limits(NamedTuple):
     cap : of an anchor, however far it lies from its residue: it counts as wrong
     substitution : of another code in one slot
     jump : of a piece that is posed by its own anchors, whatever the codes say
+    alike : at most so much less does a substitution cost where many codes would do
     doubt : misfit of the next anchors above which other codes are tried
     ahead : anchors to look at
+    fade : what an anchor weighs in the pose beside the next one, so that small bends do not add up
     beam : stories kept
     tried : other codes tried for each story and gap
     """
@@ -38,6 +39,7 @@ class Limits(NamedTuple):
     alike: float = 12.0
     doubt: float = 25.0
     ahead: int = 5
+    fade: float = 0.93
     beam: int = 16
     tried: int = 8
 
@@ -191,8 +193,8 @@ def _det4(k):
 
 
 @compiled()
-def seed(y, x, w, cap):
-    """The stretch of anchors that best agrees with rigid codes: first, last and one past it, outliers left out."""
+def seed(y, x, w, cap, fade):
+    """The stretch of anchors that best agrees with rigid codes: its first and its last."""
     n = len(y)
     best, first, last = -1.0, 0, 0
     sums, trial, pose = np.zeros(SUMS), np.zeros(SUMS), np.zeros(12)
@@ -202,7 +204,7 @@ def seed(y, x, w, cap):
         pose[0] = pose[4] = pose[8] = 1.0
         cost, held, out = 0.0, 0, 0
         for b in range(a, n):
-            trial[:] = FADE * sums
+            trial[:] = fade * sums
             before = fit(trial, pose)
             add(trial, y[b], x[b], w[b])
             more = fit(trial, pose) - before
@@ -403,7 +405,7 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
             if c_wrong[c]:
                 c_fixed[c] += cap
             else:
-                c_state[c] *= FADE
+                c_state[c] *= limits.fade
                 c_fixed[c] -= fit(c_state[c], c_pose[c])
                 add(c_state[c], y[at], x[at], w[at])
                 c_fixed[c] += fit(c_state[c], c_pose[c])
