@@ -67,6 +67,11 @@ def make_config(cls: type[T], values: Any, where: str) -> T:
     found = {}
     for name, kind in hints.items():
         value = values[name]
+        if type(None) in get_args(kind):  # optional
+            if value is None:
+                found[name] = None
+                continue
+            [kind] = set(get_args(kind)) - {type(None)}
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             value = make_config(kind, value, f"{where}, {name}")
         elif choices := get_args(kind):  # a Literal

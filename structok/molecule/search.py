@@ -1,13 +1,14 @@
 """Closed-loop assignment for molecules: how a tree of atom frames grows by one atom per hypothesis.
 
 A `Placement` says where each code would put an atom on what is rebuilt so far: from one table of local
-positions for all atoms, or from a table per atom. The beam search of `structok.codebook.search` picks
-codes against a target; decoding walks the same path with the codes given.
+positions for all atoms, or from a table per atom. A beam search picks codes against a target: `search_cpu` on
+a CPU, that of `structok.codebook.search` elsewhere; decoding walks the same path with the codes given.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,12 +18,16 @@ from structok.codebook.nearest import nearest_code
 from structok.codebook.search import beam_search
 from structok.molecule.model import MolStrucTokModel
 from structok.molecule.spherical import FIRST_ATOM, describe, frames, rebuild, spherical_to_local
-from structok.molecule.topo import TopoBatch, TopoDecoder, code_cost, local_frames, with_virtual
+from structok.molecule.topo import GRID, TopoBatch, TopoDecoder, code_cost, local_frames, with_virtual
+from structok.molecule.topology import VIRTUAL
 
-__all__ = ["Placement", "TablePlacement", "TopoPlacement", "closed_loop", "position_tables"]
+if TYPE_CHECKING:
+    from structok.molecule.topo_cpu import Network
 
-_PRIOR = 1e-6  # Å²; keeps the superposition at the starting pose where the atoms placed so far leave it free
-_GRID = 1024.0  # positions per Å: tables per atom are rounded, so that no code hangs on a product's last bits
+__all__ = ["PRIOR", "Growth", "Placement", "TablePlacement", "TopoPlacement", "closed_loop", "position_tables"]
+
+PRIOR = 1e-6  # Å²; keeps the superposition at the starting pose where the atoms placed so far leave it free
+_SPARE = 8  # codes beyond the beam that are measured again: scores are rounded
 _ROWS = 16  # a matrix product of fewer rows may take another path through the library and round differently
 
 Coords = Float[Tensor, "b h n 3"]
@@ -53,6 +58,10 @@ class Placement(Protocol):
 
     def bond_lengths(self, target: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n"]:
         """True distance of each atom to its focal atom."""
+        ...
+
+    def search_cpu(self, target: Float[Tensor, "b n 3"], size: Int[Tensor, " b"], beam: int) -> Int[Tensor, "b n"]:
+        """`closed_loop` compiled for the CPU, without the first code."""
         ...
 
     def open_loop(self, target: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
@@ -117,6 +126,14 @@ class TablePlacement:
     def bond_lengths(self, target: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n"]:
         return (target - target.gather(1, self.refs[..., :1].expand(-1, -1, 3))).norm(dim=-1)
 
+    def search_cpu(self, target: Float[Tensor, "b n 3"], size: Int[Tensor, " b"], beam: int) -> Int[Tensor, "b n"]:
+        from structok.molecule.search_cpu import Atoms, search
+
+        none = target.new_empty(*target.shape[:2], 0)
+        lengths = self.bond_lengths(target)
+        atoms = Atoms(target, lengths, size, self.refs, none.long(), none.float(), target.new_empty(0, 3))
+        return search(atoms, self.tables, bond_weight=self.bond_weight, beam=beam)
+
     @torch.no_grad()
     def open_loop(self, target: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
         rows = mask if mask.sum() >= _ROWS else torch.ones_like(mask)
@@ -131,15 +148,18 @@ class TablePlacement:
 
 
 class TopoPlacement:
-    """A table per atom from `TopoDecoder`, with its own references and two virtual atoms in front."""
+    """A table per atom from `TopoDecoder`, with its own references and two virtual atoms in front.
+
+    `network` is the decoder as the compiled search needs it, made anew where it is not given.
+    """
 
     n_virtual = 2
 
     first_code = 0  # nothing is known or said of atom 0
 
     @torch.no_grad()
-    def __init__(self, decoder: TopoDecoder, batch: TopoBatch, bond_weight: float):
-        self.decoder, self.batch, self.bond_weight = decoder, batch, bond_weight
+    def __init__(self, decoder: TopoDecoder, batch: TopoBatch, bond_weight: float, network: Network | None = None):
+        self.decoder, self.batch, self.bond_weight, self.network = decoder, batch, bond_weight, network
         self.static = decoder.static(batch)
 
     def start(self, n: int) -> Coords:
@@ -154,17 +174,26 @@ class TopoPlacement:
         static = self.static[:, step, None].expand(b, h, -1).reshape(b * h, -1)
         rows = torch.arange(max(_ROWS, b * h), device=static.device) % (b * h)
         table = self.decoder.table(static[rows], geometry.float().reshape(b * h, -1)[rows])[: b * h]
-        return Local(origin[:, :, 0], axes[:, :, 0], (table.reshape(b, h, -1, 3) * _GRID).round() / _GRID)
+        return Local(origin[:, :, 0], axes[:, :, 0], (table.reshape(b, h, -1, 3) * GRID).round() / GRID)
 
     def bond_lengths(self, target: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n"]:
         focal = with_virtual(target).gather(1, self.batch.refs[..., :1].expand(-1, -1, 3))
         return (target - focal).norm(dim=-1)
 
+    def search_cpu(self, target: Float[Tensor, "b n 3"], size: Int[Tensor, " b"], beam: int) -> Int[Tensor, "b n"]:
+        from structok.molecule.search_cpu import Atoms, search
+        from structok.molecule.topo_cpu import Network
+
+        network = self.network or Network.of(self.decoder)
+        refs, context, lengths = self.batch.refs, self.batch.context, self.bond_lengths(target)
+        atoms = Atoms(target, lengths, size, refs, context, self.static, target.new_tensor(VIRTUAL))
+        return search(atoms, network, bond_weight=self.bond_weight, beam=beam)
+
     @torch.no_grad()
     def open_loop(self, target: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
         origin, axes, geometry = local_frames(with_virtual(target), self.batch.refs, self.batch.context)
         y = torch.einsum("bnij,bnj->bni", axes, target - origin)
-        table = (self.decoder.table(self.static, geometry.float()) * _GRID).round() / _GRID
+        table = (self.decoder.table(self.static, geometry.float()) * GRID).round() / GRID
         cost = code_cost(table, y.float(), self.bond_lengths(target).float(), self.bond_weight)
         codes = cost.argmin(-1)
         codes[:, 0] = self.first_code
@@ -196,8 +225,8 @@ class _State(NamedTuple):
     product: Float[Tensor, "b h 3 3"]  # sum of (true ⊗ rebuilt)
 
 
-class _Growth:
-    """Expansion of a `Placement` towards a target.
+class Growth:
+    """Expansion of a `Placement` towards a target, in torch: for other devices than a CPU, or without a compiler.
 
     The error of an atom is measured after superposing the true positions of the atoms placed so far on
     their rebuilt ones (Kabsch), anew for each hypothesis and step: no pose has to be held on to.
@@ -221,7 +250,7 @@ class _Growth:
         true_centre = self.target_total[:, None, step - 1] / step
         centre = state.total / step
         covariance = state.product - step * true_centre[..., None] * centre[..., None, :]
-        u, _, vt = torch.linalg.svd(covariance + _PRIOR * torch.eye(3, dtype=centre.dtype, device=centre.device))
+        u, _, vt = torch.linalg.svd(covariance + PRIOR * torch.eye(3, dtype=centre.dtype, device=centre.device))
         flip = torch.ones_like(centre)
         flip[..., 2] = torch.det(u @ vt).sign()
         return torch.einsum("bhi,bhij->bhj", target - true_centre, (u * flip[..., None, :]) @ vt) + centre
@@ -232,14 +261,15 @@ class _Growth:
         y = torch.einsum("bhij,bhj->bhi", axes, self._superposed(state, step) - origin)
         length = self.length[:, step, None].expand(y.shape[:-1])
         score = code_cost(table.float(), y.float(), length.float(), self.placement.bond_weight)
-        code = score.topk(min(self.beam, score.shape[2]), dim=2, largest=False).indices
+        code = score.topk(min(self.beam + _SPARE, score.shape[2]), dim=2, largest=False).indices.sort(dim=2).values
         index = code[..., None].expand(*code.shape, 3)
         picked = table[code] if table.ndim == 2 else table.gather(2, index).double()
         # measured again without the expanded square, whose rounding must not rank close codes
         cost = (picked - y[:, :, None]).square().sum(-1)
         if self.placement.bond_weight:
             cost = cost + self.placement.bond_weight * (picked.norm(dim=-1) - length[..., None]).square()
-        return cost, code
+        cost, order = cost.sort(dim=2, stable=True)
+        return cost[..., : self.beam], code.gather(2, order[..., : self.beam])
 
     def advance(self, state: _State, step: int, parent: Int[Tensor, "b h2"], code: Int[Tensor, "b h2"]) -> _State:
         rows = torch.arange(len(parent), device=code.device)[:, None]
@@ -263,7 +293,10 @@ def closed_loop(
     mask : True where there is an atom
     beam : hypotheses kept; 1 is greedy
     """
-    growth = _Growth(placement, target, beam)
-    codes, _ = beam_search(growth, growth.start(target.shape[1]), mask, beam=beam, start=1)
+    if target.device.type == "cpu" and find_spec("numba"):
+        codes = placement.search_cpu(target, mask.sum(1), beam)
+    else:
+        growth = Growth(placement, target, beam)
+        codes, _ = beam_search(growth, growth.start(target.shape[1]), mask, beam=beam, start=1)
     codes[:, 0] = placement.first_code
     return codes

@@ -1,1 +1,3 @@
-"""Codebooks of rigid steps: `python -m train.polymer.chain_vq`, and their prior: `python -m train.polymer.prior`."""
+"""Chains of rigid frames: `python -m train.polymer.chain_vq` learns steps, `prior` what a code costs after another,
+`sidechain` the side chains of proteins, `nucleic` DNA and RNA.
+"""
