@@ -244,7 +244,7 @@ class ChainModel:
     def _made_of_codes(
         self, coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"], observed: Bool[Tensor, "b l"]
     ) -> dict[int, Int[Tensor, " n"]]:
-        """Codes of the chains that our decoder made, by row, so that encoding again changes nothing, at any beam and weights.
+        """Codes of the chains that our decoder made, by row: encoding again changes nothing, at any beam and weights.
 
         Not of chains with gaps: what bridged them was not decoded, and is made anew.
         """

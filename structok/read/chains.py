@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from structok.geometry import BOND_LIMIT, CA_STEP
-from structok.read.names import letter
+from structok.names import letter
 from structok.read.table import MISSING, Residue, Table
 from structok.structure import Note, many
 

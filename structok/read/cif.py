@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from structok.read.names import component_kind, letter
+from structok.names import component_kind, letter
 from structok.read.table import BACKBONE, MISSING, Table
 from structok.structure import Note, many
 
