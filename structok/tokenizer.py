@@ -206,6 +206,10 @@ class Tokenizer(ABC, Generic[Item, Structure]):
     def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[Structure]:
         """Structures of checked tokens."""
 
+    def compare(self, structure: Any, back: Structure, tokens: Tokens) -> dict[str, Any]:
+        """Metrics of a rebuilt structure against the original, by name (RMSD in Å)."""
+        raise InputError(f"{self.name}: no metrics for {self.modality} structures")
+
     def relax(self, structure: Structure) -> Structure:
         """The structure after a force field; as it is where there is none."""
         return structure
