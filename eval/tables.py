@@ -207,6 +207,47 @@ def lookups() -> str:
     return f"{grid(head, rows)}\n\n{found['device']}, {found['threads']} thread; peers: {peers}."
 
 
+def gpus() -> str:
+    """Lookups, encoding and training on each GPU that was measured, see `eval.gpu`."""
+    reports = [load(path.stem) for path in sorted(RESULTS.glob("gpu-*.json"))]
+    return "\n\n".join(gpu(report) for report in reports)
+
+
+def gpu(report: dict[str, Any]) -> str:
+    """One GPU's figures; a dash where a contestant could not do it."""
+    names = list(dict.fromkeys(n for row in report["lookups"] for n in row.get("seconds", {})))
+    rows = [
+        [
+            f"{row['n']:,} × {row['k']:,} × {row['d']}" + (f", {row['batches']} times" if row["batches"] > 1 else ""),
+            *(f"{row['seconds'][n] * 1e3:.2f} ms" if n in row["seconds"] else "-" for n in names),
+            f"{row['share_of_bfloat16_peak']:.0%}",
+        ]
+        for row in report["lookups"]
+        if "seconds" in row
+    ]
+    wrong = {name: sum(row[f"wrong, {name}"] for row in report["correctness"]) for name in ("k = 1", "k = 8", "addmm")}
+    text = [
+        grid(["vectors × codes × components", *names, "share of the bfloat16 product's rate"], rows),
+        f"{report['device']}, torch {report['torch']}. Against float64, in {len(report['correctness'])} problems made "
+        f"to mislead: {wrong['k = 1'] + wrong['k = 8']} wrong rows, {wrong['addmm']} by addmm in float32.",
+    ]
+    encoded = [
+        f"{row['residues_per_second']:,.0f} residues/s on the {row['where'].upper().replace('CUDA', 'GPU')} "
+        f"(beam {row['beam']}, {row['chains']} chains)"
+        for row in report["encoding"]
+        if "residues_per_second" in row
+    ]
+    trained = [
+        f"`{row['preset']}` {row['residues_per_second']:,.0f}"
+        + (" in bfloat16" if row["bfloat16"] else " in float32")
+        + (", compiled" if row["compiled"] else "")
+        for row in report["training"]
+        if "residues_per_second" in row
+    ]
+    text.append(f"`chain-vq-4096`, closed loop: {'; '.join(encoded)}. Training, residues/s: {'; '.join(trained)}.")
+    return "\n\n".join(text)
+
+
 def means(by_length: dict[str, Any]) -> str:
     """Mean of each length bin."""
     return ", ".join(f"{k}: {v['mean']:.3f}" for k, v in by_length.items()) + "."
@@ -243,6 +284,8 @@ def main() -> None:
     """Refresh README.md and the cards of the protein models."""
     if measured("protein"):
         blocks = {"reconstruction": reconstruction(), "benchmark": benchmark(), "speed": speed(), "lookups": lookups()}
+        if list(RESULTS.glob("gpu-*.json")):
+            blocks["gpu"] = gpus()
         fill(ROOT / "README.md", blocks)
         for name in measured("protein"):
             path = ROOT / "checkpoints" / name / "README.md"
