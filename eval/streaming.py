@@ -24,6 +24,7 @@ import torch
 import typer
 from torch.utils.data import DataLoader
 
+from eval.tables import ROOT, fill
 from eval.training import OUT
 from structok.data.dataset import Place
 from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance
@@ -141,6 +142,24 @@ def windows(losses: list[float], width: int = 10) -> list[float]:
     return [round(float(np.mean(losses[i : i + width])), 3) for i in range(0, len(losses), width)]
 
 
+def table(record: dict[str, Any]) -> str:
+    """For the README."""
+    rows = [
+        "| chains | loader | training run | first batch after | after resuming in mid-epoch | residues per second |"
+    ]
+    rows.append("| --- | --- | --- | --- | --- | --- |")
+    alone = [r for r in record["loader"] if not r["workers"]]
+    for read, fit in zip(alone, record["fit"]):
+        rows.append(
+            f"| {read['chains']:,} | {read['peak memory, MB']:,} MB | {fit['peak memory, MB']:,} MB "
+            f"| {read['first batch after, s']} s | {read['first batch after resuming in mid-epoch, s']} s "
+            f"| {read['residues per core second']:,} |"
+        )
+    model = record["model"]["residues per core second"]
+    rows.append(f"\nMemory at its peak. The small model learns from {model:,} residues per second on the same core.")
+    return "\n".join(rows)
+
+
 def main(
     data: Annotated[Path, typer.Argument(help="Folder made by structok data build or train.protein pack.")],
     rows: Annotated[list[int], typer.Option(help="Sizes of data sets.")] = [10_000, 1_000_000],  # noqa: B006
@@ -178,6 +197,7 @@ def main(
         }
     old = json.loads(OUT.read_text()) if OUT.exists() else {}
     OUT.write_text(json.dumps(old | {"streaming": record}, indent=1) + "\n")
+    fill(ROOT / "README.md", {"streaming": table(record)})
 
 
 if __name__ == "__main__":
