@@ -1,1 +1,1 @@
-"""Codebooks of rigid steps: `python -m train.polymer.chain_vq`, and their prior: `python -m train.polymer.prior`."""
+"""Recipes for chains of rigid frames: steps, priors, side chains, nucleotides, anchors."""
