@@ -21,6 +21,7 @@ from eval.report.lm import fill_learnability
 from eval.report.molecules import fill_molecules
 from eval.report.page import write_report
 from eval.report.structtokenbench import fill_structtokenbench
+from eval.report.training import fill_training
 
 
 def main(
@@ -35,6 +36,7 @@ def main(
         fill_structtokenbench()
         fill_allatom()
         fill_gpu()
+        fill_training()
     print(write_report(folder, small=small))
 
 
