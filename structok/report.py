@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from structok.errors import StructokError
-from structok.inputs import Item
+from structok.read.inputs import Item
 from structok.tokens import Tokens
 from structok.work.log import Log
 from structok.work.stream import Zoo

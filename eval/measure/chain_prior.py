@@ -16,7 +16,7 @@ import typer
 import structok
 from eval.measure.stats import code_rate
 from structok import metrics
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from train.data import Backbones, load_backbones, shared_folder
 
 RATES = (0.0, 0.005, 0.015, 0.03)  # Å² per bit

@@ -20,9 +20,11 @@ from eval.measure.protein import LETTERS, Proteins
 from eval.measure.sets import StructureSet, protein_sets
 from eval.measure.stats import code_rate, rounded, spread
 from structok import metrics
-from structok.protein.reading import BOND_LIMIT
-from structok.protein.structure import Backbone, read_structure, structure_bytes
+from structok.geometry import BOND_LIMIT
+from structok.read import read_structure
+from structok.structure import Backbone
 from structok.tokens import Tokens
+from structok.write.structures import structure_bytes
 
 __all__ = ["PEERS", "Letters", "measure_peer"]
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from eval.measure.protein import LETTERS
 from eval.measure.stats import spread
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from structok.tokens import Tokens
 from train.data import Backbones
 

@@ -14,7 +14,7 @@ from eval.measure.axes import Kind, Random, Report, agreement
 from eval.measure.sets import StructureSet, steady_chains
 from eval.measure.stats import leakage, share
 from structok import metrics
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from structok.tokens import Tokens
 
 __all__ = ["CROPS", "ENOUGH", "LETTERS", "Proteins", "fitting"]

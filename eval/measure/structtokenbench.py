@@ -33,7 +33,7 @@ from eval.measure.peers import Letters
 from eval.measure.probe import Labelled, effectiveness, labelled
 from eval.measure.stats import RESAMPLES, rounded
 from structok.errors import StructokError
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from structok.tokenizer import Search
 from structok.tokens import Tokens
 from train.data import load_backbones, shared_folder

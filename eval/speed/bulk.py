@@ -33,9 +33,9 @@ import typer
 from eval import RESULTS
 from eval.speed.clock import machine
 from structok import Backbone, load
-from structok.inputs import find_inputs, read_units
-from structok.protein.structure import structure_bytes
+from structok.read.inputs import find_inputs, read_units
 from structok.work.log import Log
+from structok.write.structures import structure_bytes
 from train.data import load_backbones, shared_folder
 
 FORMATS = ("pdb", "cif", "bcif", "pdb.gz", "cif.gz", "bcif.gz")

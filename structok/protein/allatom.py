@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from structok.errors import CheckpointError, InputError, TokensError
 from structok.protein.sidechain import SideChains
 from structok.protein.sidechain_atoms import ATOMS
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from structok.tokenizer import Search, Tokenizer
 from structok.tokens import Stream, Tokens, declare
 

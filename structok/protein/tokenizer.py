@@ -16,8 +16,8 @@ from structok.batching import in_batches
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.protein.features import residue_types
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
-from structok.protein.structure import Backbone
 from structok.protein.tokens import BackboneTokenizer, backbone_of
+from structok.structure import Backbone
 from structok.tokenizer import Search
 from structok.tokens import Tokens
 

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from structok.errors import InputError
-from structok.protein.structure import Backbone, as_backbone
+from structok.read import as_backbone
+from structok.structure import Backbone
 from structok.tokenizer import Tokenizer
 from structok.tokens import Tokens
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import structok
 from structok.errors import InputError, TokensError
+from structok.names import three_letters
 from structok.protein.sidechain import CODED
 from structok.protein.sidechain_atoms import ATOMS, BONDS, LETTERS
 from structok.protein.sidechain_metrics import chi_angles, clashes, compare_atoms
@@ -47,7 +48,7 @@ def example_atoms(example):
     for i, number in enumerate(residues):
         part = array[array.res_id == number]
         name = {"MSE": "MET"}.get(part.res_name[0], part.res_name[0])
-        letter = next(x for x in LETTERS if structok.protein.structure._THREE[x] == name)
+        letter = next(x for x in LETTERS if three_letters(x) == name)
         sequence += letter
         for atom, coord in zip(part.atom_name, part.coord):
             atom = "SD" if atom == "SE" else atom

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 import structok
-from structok.data.sources import Unit
+from structok.read.sources import Unit
 from structok.tokenizer import Search
 from structok.work.engines import Local, WorkerDied, rescue, run_tasks
 from structok.work.quantize import quantize_folder

@@ -74,6 +74,15 @@ def test_every_reader_of_parquet_reads_the_shards(work, settings):
         pass
 
 
+def test_what_is_left_out_is_listed(work, run):
+    lines = (work / "in put" / "a.pdb").read_text().splitlines()
+    (work / "in put" / "twice.pdb").write_text("\n".join([*lines, *lines]))
+    status, _, err = run("quantize", "in put/twice.pdb", "in put/a.pdb", *FAST, "-o", "tokens/", "--workers", 1)
+    assert status == 0 and "1 note on" in err and "notes.jsonl" in err
+    [note] = map(json.loads, (work / "tokens" / ".structok" / "notes.jsonl").read_text().splitlines())
+    assert (note["input"], note["kind"], note["count"]) == ("in put/twice.pdb", "frames ignored", 1)
+
+
 @pytest.mark.parametrize("format", ["jsonl", "csv", "text"])
 def test_other_formats_have_shards_too(work, settings, format):
     quantize_folder(["in put"], work / "tokens", replace(settings, format=format), shard_size=4)

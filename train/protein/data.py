@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from structok.batching import by_length
 from structok.data.dataset import Place, Row, ShardDataset
+from structok.geometry import BOND_LIMIT
 from structok.protein.features import residue_types
-from structok.protein.reading import BOND_LIMIT
 
 __all__ = ["Batch", "Chain", "Chains", "Sampling", "collate", "fixed_batches", "with_gaps"]
 

@@ -27,7 +27,7 @@ from structok.protein.losses import (
     gradient_norms,
     window_fape,
 )
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from train.protein.data import Batch
 
 __all__ = ["ProteinTask", "Training", "cosine"]
@@ -186,7 +186,7 @@ class ProteinTask(L.LightningModule):
             self._write_sample(moved.unflatten(1, (-1, 3))[0], batch)
 
     def _write_sample(self, coords: Float[Tensor, "l 3 3"], batch: Batch) -> None:
-        from structok.protein.structure import write_structure
+        from structok.write.structures import write_structure
 
         folder = Path(self.samples)
         folder.mkdir(parents=True, exist_ok=True)

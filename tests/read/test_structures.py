@@ -9,7 +9,8 @@ import pytest
 
 from structok import Backbone, StructokError, read_structure
 from structok.errors import InputError
-from structok.protein.structure import as_backbone, write_structure
+from structok.read import as_backbone
+from structok.write.structures import write_structure
 
 SUFFIXES = ["pdb", "ent", "cif", "bcif", "pdb.gz", "cif.gz", "bcif.gz"]
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import glob
-import gzip
 import io
 import os
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any
 
 from structok.errors import InputError
+from structok.read.formats import ACCEPTED, ARCHIVES, BROKEN, MOLECULES, decompress, open_file, stem_of, suffix_kind
+from structok.read.molecules import Titles, record_title, split_records
 
 __all__ = ["Unit", "check_inputs", "find_units", "printable"]
 
-_KINDS = {
-    **{".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif", ".fcz": "fcz"},
-    **{".sdf": "sdf", ".sd": "sdf", ".mol": "mol", ".mol2": "mol2"},
-}
-_RECORDS = ("sdf", "mol", "mol2")
-_ARCHIVES = (".tar", ".tar.gz", ".tgz")
-_BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError)
+_BROKEN = (*BROKEN, tarfile.TarError)
 
 
 @dataclass(frozen=True)
@@ -33,11 +27,12 @@ class Unit:
     Parameters
     ----------
     source : what to call it: path, archive/member, 'x.sdf, record 3', or 'database, entry 7'
-    kind : 'pdb', 'cif', 'bcif', 'fcz', 'foldcomp' (a database entry), 'sdf', 'mol' or 'mol2'
+    kind : 'pdb', 'cif', 'bcif', 'fcz', 'foldcomp' (a database entry), 'sdf' (also MOL) or 'mol2'
     path : file that holds it
     offset, size : its bytes in an uncompressed archive; of a database entry, the offset is its number
     content : its bytes, where the file can only be read as a stream
     error : why it cannot be read
+    title : name of a molecule record, unique in its file
     """
 
     source: str
@@ -47,15 +42,21 @@ class Unit:
     size: int | None = None
     content: bytes | None = None
     error: str | None = None
+    title: str = ""
 
     @property
     def modality(self) -> str:
-        return "molecule" if self.kind in _RECORDS else "protein"
+        return "molecule" if self.kind in MOLECULES else "protein"
+
+    @property
+    def format(self) -> str:
+        """Format of what `read` gives."""
+        return "pdb" if self.kind in ("fcz", "foldcomp") else self.kind
 
     @property
     def name(self) -> str:
-        """Stem of the file, as `read_structure` names it."""
-        return self.source.split("/")[-1].split(".")[0]
+        """Title of a record, stem of a file as `read_structure` names it."""
+        return self.title or stem_of(self.source)
 
     def read(self) -> bytes:
         """Its bytes; foldcomp entries come as PDB.
@@ -72,7 +73,7 @@ class Unit:
                 return _as_pdb(*_database(self.path)[self.offset])
             body = self._bytes()
             if self.kind == "fcz":
-                return _as_pdb(*_foldcomp().decompress(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body))
+                return _as_pdb(*_foldcomp().decompress(decompress(body)))
         except InputError:
             raise
         except Exception as error:  # foldcomp has errors of its own
@@ -134,16 +135,12 @@ def find_units(inputs: Iterable[str]) -> Iterator[Unit]:
                 empty = False
                 yield unit
         if empty:
-            yield Unit(printable(name), "", error="holds no structures of a known kind")
+            yield Unit(printable(name), "", error=f"holds no structures of a known kind ({ACCEPTED})")
 
 
 def printable(path: str) -> str:
     """The path with bytes that are no UTF-8 replaced, so that it can be written to files."""
     return os.fsencode(path).decode("utf-8", errors="replace")
-
-
-def _kind(name: str) -> str | None:
-    return _KINDS.get(os.path.splitext(name.lower().removesuffix(".gz"))[1])
 
 
 def _is_database(path: str) -> bool:
@@ -167,13 +164,12 @@ def _below(folder: str) -> Iterator[Unit]:
 
 def _of_file(path: str) -> Iterator[Unit]:
     """Units of one file; none if it is of no known kind."""
-    source, kind = printable(path), _kind(path)
+    source, kind = printable(path), suffix_kind(path)
     try:
-        if path.lower().endswith(_ARCHIVES):
+        if path.lower().endswith(ARCHIVES):
             yield from _members(path)
-        elif kind in _RECORDS:
-            opened: Any = gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb")  # noqa: SIM115
-            with opened as file:
+        elif kind in MOLECULES:
+            with open_file(path) as file:
                 yield from _records(file, kind, source)
         elif kind:
             yield Unit(source, kind, path)
@@ -192,23 +188,22 @@ def _members(path: str) -> Iterator[Unit]:
     with tarfile.open(path, "r:" if plain else "r|gz") as archive:
         while (member := archive.next()) is not None:
             archive.members = []  # or it would remember them all
-            kind = _kind(member.name)
+            kind = suffix_kind(member.name)
             if not kind or not member.isfile():
                 continue
             source = printable(f"{path}/{member.name}")
-            if plain and kind not in _RECORDS:
+            if plain and kind not in MOLECULES:
                 yield Unit(source, kind, path, member.offset_data, member.size)
                 continue
             body = archive.extractfile(member).read()
-            if kind in _RECORDS:
-                body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
-                yield from _records(io.BytesIO(body), kind, source)
+            if kind in MOLECULES:
+                yield from _records(io.BytesIO(decompress(body)), kind, source)
             else:
                 yield Unit(source, kind, path, size=member.size, content=body)
 
 
 def _records(file: IO[bytes], kind: str, source: str) -> Iterator[Unit]:
-    from structok.molecule.files import split_records
-
+    titles = Titles(stem_of(source))
     for number, record in enumerate(split_records(file, kind), 1):
-        yield Unit(f"{source}, record {number}", kind, content=record.encode())
+        title = titles.name(record_title(record, kind), number)
+        yield Unit(f"{source}, record {number}", kind, content=record.encode(), title=title)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,8 +9,11 @@ from glob import glob
 from typing import Any, Protocol
 
 from structok.data.shards import coordinates, pyarrow, read_rows
-from structok.data.sources import Unit, find_units, printable
 from structok.errors import InputError, StructokError
+from structok.read.molecules import molecule_notes, parse_record, read_molecules
+from structok.read.sources import Unit, find_units, printable
+from structok.read.structures import backbones, parse_structures, structures
+from structok.structure import Backbone, Note, Structure
 
 __all__ = ["Item", "Reporter", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
 
@@ -21,9 +23,11 @@ _FOREIGN = "no columns id and coords; make such files with structok data build"
 
 
 class Reporter(Protocol):
-    """Where bad inputs are reported."""
+    """Where bad inputs are reported, and what was left out or invented in good ones."""
 
     def error(self, error: StructokError, source: str = "") -> None: ...
+
+    def note(self, note: Note, source: str) -> None: ...
 
 
 def find_inputs(inputs: Iterable[str]) -> Iterator[Unit]:
@@ -115,9 +119,9 @@ def read_units(units: Iterable[Unit], log: Reporter, *, chain: str | None, add_h
             if unit.kind in ("rows", "row"):
                 yield from _read_rows(unit, log, chain)
             elif unit.modality == "protein":
-                yield from _read_chains(unit, chain)
+                yield from _read_chains(unit, log, chain)
             else:
-                yield _read_molecule(unit, add_hs)
+                yield _read_molecule(unit, log, add_hs)
         except StructokError as error:
             log.error(error, unit.source)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -125,27 +129,33 @@ def read_units(units: Iterable[Unit], log: Reporter, *, chain: str | None, add_h
             log.error(InputError(f"{unit.source}: cannot be read ({type(error).__name__}: {error})"), unit.source)
 
 
-def _read_chains(unit: Unit, chain: str | None) -> Iterator[Item]:
-    from structok.protein.reading import parse_chains, read_atoms
-    from structok.protein.structure import Backbone
-
-    kind = "pdb" if unit.kind in ("fcz", "foldcomp") else unit.kind
-    contents = read_atoms(io.BytesIO(unit.read()), kind, unit.source)
-    for fields in parse_chains(contents.atoms, contents.letters, chain, unit.source):
-        yield "protein", unit.source, Backbone(**fields, name=unit.name)
+def _read_chains(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
+    yield from _chains(parse_structures(unit.read(), unit.format, unit.name, unit.source), log, unit.source, chain)
 
 
-def _read_molecule(unit: Unit, add_hs: bool) -> Item:
-    from structok.molecule.files import parse_record, record_title
+def _chains(found: Iterable[Structure], log: Reporter, source: str, chain: str | None) -> Iterator[Item]:
+    for structure in found:
+        for backbone in backbones(structure, chain, source):
+            yield "protein", source, backbone
+        for note in structure.notes:
+            if chain in (None, note.chain):
+                log.note(note, source)
 
-    record = unit.read().decode("utf-8", errors="replace")
-    title = record_title(record, unit.kind)
-    if not title:
-        path, _, number = unit.source.rpartition(", record ")
-        title = f"{os.path.basename(path).split('.')[0]}-{number}"
-    mol = parse_record(record, unit.kind, f"{unit.source} ({title})", add_hs)
-    mol.SetProp("_Name", title)
-    return "molecule", unit.source, mol
+
+def _read_molecule(unit: Unit, log: Reporter, add_hs: bool) -> Item:
+    mol = parse_record(unit.read().decode(), unit.kind, f"{unit.source} ({unit.name[:60]})", add_hs)
+    return _named(mol, unit.name, unit.source, log)
+
+
+def _named(mol: Any, name: str, source: str, log: Reporter) -> Item:
+    title = mol.GetProp("_Name").strip() if mol.HasProp("_Name") else ""
+    mol.SetProp("_Name", name)
+    notes = molecule_notes(mol)
+    if title not in ("", name):
+        notes.append(Note("ids changed", 1, f"the title {title[:60]} comes again, this one is called {name[-60:]}"))
+    for note in notes:
+        log.note(note, source)
+    return "molecule", source, mol
 
 
 def _read_rows(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
@@ -178,8 +188,6 @@ def _read_rows(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
 
 
 def _backbone(xyz: Any, row: dict[str, Any]) -> Any:
-    from structok.protein.structure import Backbone
-
     chain_id = row.get("chain") or "A"
     return Backbone(xyz.reshape(-1, 3, 3), row.get("sequence"), chain_id, row.get("residue_ids"), name=str(row["id"]))
 
@@ -195,16 +203,10 @@ def _conformer(xyz: Any, row: dict[str, Any]) -> Any:
 def _read_stdin(log: Reporter, chain: str | None, add_hs: bool) -> Iterator[Item]:
     stream: Any = sys.stdin.buffer
     if any(mark in stream.peek(1 << 16)[: 1 << 16] for mark in (b"V2000", b"V3000", b"@<TRIPOS>")):
-        from structok.molecule.conformer import read_molecules
-
         for name, mol in read_molecules(stream, add_hs=add_hs):
             if isinstance(mol, StructokError):
                 log.error(mol, "stdin")
             else:
-                mol.SetProp("_Name", name)  # the id of a record without a title
-                yield "molecule", "stdin", mol
+                yield _named(mol, name, "stdin", log)
     else:
-        from structok.protein.structure import read_structure
-
-        for backbone in read_structure(stream, chain):
-            yield "protein", "stdin", backbone
+        yield from _chains(structures(stream, atoms="backbone"), log, "stdin", chain)
