@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
     epoch: int = 0
     buffer: int = 0
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # hides a method of tuples
     before: int = 0
 
 

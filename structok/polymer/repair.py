@@ -105,9 +105,7 @@ class Repairer:
         changed = np.flatnonzero(code > -2)
         if len(changed):
             coords = self._decode(np.where(code >= 0, code, codes), steps)
-        repairs = Repairs(
-            *(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong]))
-        )
+        repairs = Repairs(*(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong])))
         return _posed(coords, slots, x, w * ~wrong), repairs
 
     @cached_property

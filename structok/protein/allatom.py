@@ -126,6 +126,9 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
     def tokens(self, item: AtomChain, codes: Int[np.ndarray, "two l"]) -> Tokens:
         return replace(self.backbone.tokens(item, codes[0]), model=self.name, sidechains=codes[1])
 
+    def compare(self, structure: AtomChain, back: AtomChain, tokens: Tokens) -> dict[str, Any]:
+        return self.backbone.compare(structure, back, tokens)
+
     def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[AtomChain]:
         for tokens in many:
             if tokens.sequence is None or tokens.sidechains is None:

@@ -48,7 +48,7 @@ class TokenFormat(StrEnum):
     parquet = "parquet"
 
 
-class Engine(StrEnum):
+class Crew(StrEnum):
     """Who does bulk work."""
 
     local = "local"
@@ -82,7 +82,7 @@ def quantize(
     ] = None,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="inputs per shard of a folder")] = 1024,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="every N-th shard only")] = None,
-    engine: Annotated[Engine, typer.Option("--engine", help="who makes the shards of a folder")] = Engine.local,
+    engine: Annotated[Crew, typer.Option("--engine", help="who makes the shards of a folder")] = Crew.local,
     force: Force = False,
     strict: Strict = False,
     quiet: Quiet = False,
@@ -98,7 +98,7 @@ def quantize(
 
     path = Path(out) if out else None
     folder = path is not None and (path.is_dir() or str(out).endswith("/"))
-    if not folder and (shard or engine is not Engine.local):
+    if not folder and (shard or engine is not Crew.local):
         raise typer.BadParameter("--shard and --engine need an output folder: -o tokens/")
     kind = format.value if format else "parquet" if folder else token_format(path)
     settings = Settings(
