@@ -30,7 +30,7 @@ if not torch.cuda.is_available():  # before anything imports Triton: its kernels
 
 from eval import RESULTS
 from eval.speed.gpu_models import Clock, encoding, training
-from eval.speed.lookup import Lookup, addmm, peers
+from eval.speed.lookup import OURS, Lookup, addmm, ours, peers
 from structok.codebook import nearest, nearest_triton
 
 LIMIT = 360  # seconds, after which nothing new is begun
@@ -148,7 +148,7 @@ def limits(device: str, size: int, clock: Clock) -> dict[str, float]:
 def lookups(device: str, shapes: list[tuple[int, int, int]], peak: float, clock: Clock) -> list[dict[str, Any]]:
     """Seconds of all contestants; ours makes three bfloat16 products, which the share of the peak counts."""
     rows = []
-    contestants = peers(device)
+    contestants = {OURS: ours, **peers(device)}
     if (flash := flash_kmeans()) is not None:
         contestants["flash-kmeans, float16"] = flash
     for n, k, d in shapes:

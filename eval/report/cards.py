@@ -151,6 +151,20 @@ def card(name: str) -> str:
     return "\n".join(text)
 
 
+def rates(name: str) -> str:
+    """Accuracy, bits by the prior and steadiness at several rate weights (`eval.measure.chain_prior`)."""
+    found = dig(load("chain_prior"), "models", name, "rates") or {}
+    columns: Columns = {
+        "μ": lambda r: r["μ"],
+        "RMSD mean": numbers(3, "rmsd mean"),
+        "p95": numbers(3, "rmsd p95"),
+        "bits": numbers(2, "prior bits"),
+        "unigram bits": numbers(2, "unigram bits"),
+        "codes kept": shares(1, "codes kept"),
+    }
+    return Table(columns, ({"μ": rate, **row} for rate, row in found.items())).markdown()
+
+
 def _by_length(row: Row) -> str:
     bins = row["sets"][COMPLETE]["rmsd_by_length"]
     return ", ".join(f"{k}: {v['mean']:.3f}" for k, v in bins.items()) + "."
@@ -221,4 +235,7 @@ def fill_proteins() -> None:
     blocks = {"axes": axes(), "reconstruction": reconstruction(), "speed": speed(), "lookups": lookups()}
     fill(ROOT / "README.md", blocks)
     for name in models:
-        fill(ROOT / "checkpoints" / name / "README.md", {"results": card(name), "comparison": comparison()})
+        fill(
+            ROOT / "checkpoints" / name / "README.md",
+            {"results": card(name), "comparison": comparison(), "rates": rates(name)},
+        )
