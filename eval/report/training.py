@@ -45,6 +45,6 @@ def fill_training() -> None:
         return
     alone = [row for row in found["loader"] if not row["workers"]]
     rows = [row | {"run": run} for row, run in zip(alone, found["fit"])]
-    model = found["model"]
-    text = f"\n\nThe `{model['model']}` network learns from {model['residues per core second']:,} residues per core second."
+    name, rate = (found["model"][k] for k in ("model", "residues per core second"))
+    text = f"\n\nThe `{name}` network learns from {rate:,} residues per core second."
     fill(ROOT / "README.md", {"streaming": Table(COLUMNS, rows).markdown() + text})
