@@ -12,8 +12,8 @@ import numpy as np
 
 from structok.errors import InputError
 from structok.geometry import CA_STEP
-from structok.read.chains import Chain, ends_of, find_chains, with_gaps
 from structok.names import component_kind
+from structok.read.chains import Chain, ends_of, find_chains, with_gaps
 from structok.read.table import MISSING, Residue, Table, group_residues, mark_placeholders
 from structok.structure import Ligand, Note, Polymer, Structure, many
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import structok
 from structok.errors import InputError, TokensError
+from structok.names import three_letters
 from structok.protein.sidechain import CODED
 from structok.protein.sidechain_atoms import ATOMS, BONDS, LETTERS
 from structok.protein.sidechain_metrics import chi_angles, clashes, compare_atoms
-from structok.names import three_letters
 from train.polymer.data import load_proteins
 
 MODELS = ["sidechain-4096", "sidechain-256"]
