@@ -18,9 +18,22 @@ from structok.files import open_whole
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_sizes", "check_tensors", "make_config", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "check_sizes",
+    "check_tensors",
+    "checkpoints_folder",
+    "make_config",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 T = TypeVar("T")
+
+
+def checkpoints_folder() -> Path:
+    """Where the shipped checkpoints lie: inside the installed package, or beside it in a clone."""
+    inside = Path(__file__).parent / "checkpoints"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "checkpoints"
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

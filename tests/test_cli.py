@@ -292,7 +292,7 @@ def good_tokens(work, run):
         (lambda r: {"id": "bad"}, "codes"),
         (lambda r: r | {"codes": None}, "codes"),
         (lambda r: r | {"model": 7}, "model"),
-        (lambda r: r | {"missing": "x"}, "missing"),
+        (lambda r: r | {"missing": "x"}, "missing must be a flat list of integers"),
     ],
 )
 def test_record_that_cannot_be_decoded_is_skipped(work, run, good_tokens, spoil, says):

@@ -19,6 +19,7 @@ from rich.progress import track
 
 from structok.errors import InputError, StructokError
 from structok.molecule.conformer import prepare
+from structok.read.formats import MOLECULES, suffix_kind
 from structok.read.molecules import read_molecules
 from structok.structure import Backbone
 from train.data import Backbones, load_backbones, shared_folder
@@ -27,7 +28,6 @@ from train.molecule.data import npz_molecules
 __all__ = ["StructureSet", "examples", "molecule_sets", "protein_sets", "steady_chains"]
 
 FEWEST = 25  # residues; the shortest chain that counts
-MOLECULE_SUFFIXES = (".sdf", ".mol", ".mol2", ".sdf.gz", ".mol.gz", ".mol2.gz")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def steady_chains(chosen: StructureSet, count: int, longest: int) -> StructureSe
 
 
 def _is_structure(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith((".pdb", ".ent", ".cif", ".mmcif", ".bcif", ".parquet"))
+    return path.suffix == ".parquet" or suffix_kind(path) in ("pdb", "cif", "bcif")
 
 
 def _protein_set(
@@ -145,7 +145,7 @@ def molecule_sets(data: Path | None, limit: int, *, whole: bool) -> list[Structu
         return [_molecule_set(s, _stored(folder / file, split, limit, whole), known) for s, file, split in chosen]
     source = data or examples()
     files = [source] if source.is_file() else sorted(source.rglob("*"))
-    files = [f for f in files if f.name.endswith(MOLECULE_SUFFIXES)]
+    files = [f for f in files if suffix_kind(f) in MOLECULES]
     found = ((name, mol) for file in files for name, mol in read_molecules(file))
     found = itertools.islice(found, limit or None)
     return [_molecule_set(f"molecules of {source.name}", found, None)] if files else []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from eval.report.results import ROOT, load, ranked, rows_of
-from eval.report.table import Columns, Row, Table, average, fill, number, numbers, shares
+from eval.report.table import Columns, Row, Table, average, dig, fill, number, numbers, shares
 
-__all__ = ["benchmark", "card", "comparison", "fill_proteins", "reconstruction"]
+__all__ = ["axes", "card", "comparison", "fill_proteins", "reconstruction"]
 
 Results = dict[str, Any]
 COMPLETE, GAPS, CASP = SETS = ("validation, complete", "validation, with gaps", "CASP14")
@@ -15,8 +16,8 @@ NAME: Columns = {"model": lambda r: f"`{r['tokenizer']}`"}
 
 
 def _wrong(row: Row) -> str:
-    broken, digits = row["robustness"]["0.01"], row.get("digits", (2, 2, 2))
-    return " / ".join(f"{broken[k]['mean']:.{d}f}" for k, d in zip(("rmsd", "tm_score", "lddt"), digits))
+    broken = dig(row, "robustness", "0.01")
+    return " / ".join(f"{broken[k]['mean']:.2f}" for k in ("rmsd", "tm_score", "lddt")) if broken else "–"
 
 
 def _at(chosen: str, text: str) -> Any:
@@ -38,23 +39,48 @@ def reconstruction() -> str:
     return Table(columns, (r for r in rows_of(ranked("protein")) if r["mark"])).markdown()
 
 
-def benchmark() -> str:
-    """What a language model pays: accuracy, stability and robustness, default assignment and open loop."""
+def axes() -> str:
+    """Every axis in one table: ours by default and in open loop, 3Di letters, and what others published."""
     columns: Columns = {
-        "model": lambda r: r.get("label") or f"`{r['tokenizer']}`",
+        "tokenizer": lambda r: r.get("label") or f"`{r['tokenizer']}`",
         "assignment": lambda r: r["assignment"],
-        "RMSD, Å": lambda r: _at(COMPLETE, "{rmsd[mean]:.3f}")(r) if "sets" in r else "no decoder",
+        "bits": lambda r: f"{r['bits']:g}",
+        "CASP14, RMSD of CA, Å": lambda r: r["casp"],
         "codes kept, 0.1 Å noise": shares(0, "stability", "jitter", "0.1"),
-        "codes kept, 20 residues cut off": shares(0, "stability", "crop start", "20"),
-        "RMSD / TM / lDDT, 1 % of codes wrong": lambda r: _wrong(r | {"digits": (1, 2, 2)}) if "sets" in r else "",
+        "20 residues cut off": shares(0, "stability", "crop start", "20"),
+        "RMSD / TM / lDDT, 1 % of codes wrong": _wrong,
         "unigram bits": numbers(2, "rate", "unigram_bits_corrected"),
+        "bits, small LM": average(2, "learned", "prediction", "codes given symbols", "bits"),
+        "sensitivity": average(2, "bench", "sensitivity", "all", "per residue", "spearman"),
+        "structure, F1": average(2, "bench", "effectiveness", "secondary structure, macro F1"),
     }
-    rows = [r for r in rows_of(ranked("protein")) if r["mark"] or r["assignment"] == "open loop"]
+    learned, bench = load("learnability").values(), load("structtokenbench").get("rows", {}).values()
+    rows = []
+    for row in rows_of(ranked("protein")):
+        if row["mark"] or row["assignment"] == "open loop":
+            more = {"bits": row["rate"]["bits"], "casp": f"{row['sets'][CASP]['rmsd_ca']['mean']:.3f}"}
+            more["learned"] = _alike(row, "model", learned)
+            rows.append(row | more | {"bench": _alike(row, "tokenizer", bench)})
     letters = load("benchmark").get("peers", {}).get("3Di letters (mini3di)", {})
     if "stability" in letters:
-        plain = {"rate": {"unigram_bits_corrected": letters["rate"]["unigram_bits"]}}
-        rows.append({"label": "3Di letters", "assignment": "reference", **letters, **plain})
+        row = {**letters, "tokenizer": "3Di letters (mini3di)", "label": "3Di letters", "assignment": "reference"}
+        rate = {"unigram_bits_corrected": letters["rate"]["unigram_bits"]}
+        more = {"bits": round(letters["rate"]["bits"], 2), "casp": "no decoder", "rate": rate}
+        rows.append(row | more | {"bench": _alike(row, "tokenizer", bench)})
+    for name, model in load("published")["proteins"]["models"].items():
+        if CASP in model["sets"]:
+            rows.append({"label": name, "assignment": "published", "bits": model["bits"],
+                         "casp": f"{model['sets'][CASP]['rmsd']:.2f}"})  # fmt: skip
     return Table(columns, rows).markdown()
+
+
+def _alike(row: Row, name: str, found: Iterable[Row]) -> Row:
+    """The first row of the same tokenizer in the same loop; weights that ask for steadier codes do not count."""
+    for other in found:
+        same_loop = ("open" in other["assignment"]) == ("open" in row["assignment"])
+        if other[name] == row["tokenizer"] and same_loop and "λ 4" not in other["assignment"]:
+            return other
+    return {}
 
 
 def comparison() -> str:
@@ -125,6 +151,20 @@ def card(name: str) -> str:
     return "\n".join(text)
 
 
+def rates(name: str) -> str:
+    """Accuracy, bits by the prior and steadiness at several rate weights (`eval.measure.chain_prior`)."""
+    found = dig(load("chain_prior"), "models", name, "rates") or {}
+    columns: Columns = {
+        "μ": lambda r: r["μ"],
+        "RMSD mean": numbers(3, "rmsd mean"),
+        "p95": numbers(3, "rmsd p95"),
+        "bits": numbers(2, "prior bits"),
+        "unigram bits": numbers(2, "unigram bits"),
+        "codes kept": shares(1, "codes kept"),
+    }
+    return Table(columns, ({"μ": rate, **row} for rate, row in found.items())).markdown()
+
+
 def _by_length(row: Row) -> str:
     bins = row["sets"][COMPLETE]["rmsd_by_length"]
     return ", ".join(f"{k}: {v['mean']:.3f}" for k, v in bins.items()) + "."
@@ -192,7 +232,10 @@ def fill_proteins() -> None:
     models = ranked("protein")
     if not models:
         return
-    blocks = {"reconstruction": reconstruction(), "benchmark": benchmark(), "speed": speed(), "lookups": lookups()}
+    blocks = {"axes": axes(), "reconstruction": reconstruction(), "speed": speed(), "lookups": lookups()}
     fill(ROOT / "README.md", blocks)
     for name in models:
-        fill(ROOT / "checkpoints" / name / "README.md", {"results": card(name), "comparison": comparison()})
+        fill(
+            ROOT / "checkpoints" / name / "README.md",
+            {"results": card(name), "comparison": comparison(), "rates": rates(name)},
+        )

@@ -28,7 +28,8 @@ from structok.batching import by_length
 from structok.codebook.search import beam_search
 from structok.molecule.batch import atom_mask, pad
 from structok.molecule.conformer import Conformer, in_token_order, molecule_of, prepare
-from structok.molecule.search import Growth, Placement, closed_loop
+from structok.molecule.placement import Placement
+from structok.molecule.search import Growth, closed_loop
 from structok.molecule.spherical import orient
 from structok.molecule.tokenizer import MolStrucTok
 from structok.read.molecules import parse_record

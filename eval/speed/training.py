@@ -59,7 +59,7 @@ def step_times(name: str, chains: int, length: int, half: bool, repeats: int, de
             hidden = timed("encoder", lambda: model.encoder(model.into(nodes).unflatten(0, mask.shape), mask))
             latents = model.to_code(hidden)
             quantized = timed("quantiser", lambda: model.quantizer(latents, mask))
-            frames = timed("decoder", lambda: model.decoder(quantized.vectors, mask))
+            frames = timed("decoder", lambda: model.frames(quantized.vectors, mask).frames)
             loss = timed("losses", lambda: losses(frames)) + quantized.loss
         timed("backward", loss.backward)
         timed("optimiser", optimizer.step)

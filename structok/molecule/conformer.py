@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,8 +26,9 @@ __all__ = [
 
 # Molecules of these elements, without radicals and not larger, are what decodes from their SELFIES: the encoder checks
 # the valences that its decoder keeps to. Others are read back and compared.
-_PLAIN = frozenset((1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 34, 35, 53))
+_UNCOMMON = "[!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53]"
 _SHORT = 500  # atoms
+_ODD = ("[#0]", "*~;!-;!=;!#;!:*")  # dummy atoms, and bonds that SELFIES does not know
 _COINCIDENT = 0.05  # Å; no two nuclei of a molecule are this close
 
 
@@ -193,6 +195,9 @@ def _check_graph(mol: Mol, name: str) -> None:
         fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
         named = ", ".join(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments)
         raise InputError(f"{name}: {len(fragments)} fragments ({named}); tokenize them one by one, without salts")
+    whole = mol.GetNumAtoms(onlyExplicit=False) == mol.GetNumAtoms()
+    if whole and not any(mol.HasSubstructMatch(_query(smarts)) for smarts in _ODD):
+        return
     for atom in mol.GetAtoms():
         if atom.GetTotalNumHs():
             raise InputError(
@@ -224,9 +229,17 @@ def _selfies(smiles: str, name: str) -> str:
 
 def _is_plain(mol: Mol) -> bool:
     """Whether nothing but the bonds has to be said: no metals, no radicals, no length beyond three digits."""
-    if mol.GetNumAtoms() > _SHORT:
+    if mol.GetNumAtoms() > _SHORT or mol.HasSubstructMatch(_query(_UNCOMMON)):
         return False
-    return all(a.GetAtomicNum() in _PLAIN and not a.GetNumRadicalElectrons() for a in mol.GetAtoms())
+    return not any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+
+
+@cache
+def _query(smarts: str) -> Mol:
+    """A query that RDKit compares in its own code, much faster than a loop over atoms."""
+    from rdkit import Chem
+
+    return Chem.MolFromSmarts(smarts)
 
 
 def _difference(mol: Mol, order: list[int], back: Mol) -> str:

@@ -19,7 +19,8 @@ from structok.molecule.batch import atom_mask, pad, topo_batch
 from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare
 from structok.molecule.graph import bonds_of, graph_of
 from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
-from structok.molecule.search import Placement, TablePlacement, TopoPlacement, closed_loop
+from structok.molecule.placement import Placement, TablePlacement, TopoPlacement
+from structok.molecule.search import closed_loop
 from structok.molecule.spherical import levels, orient, reference_atoms
 from structok.molecule.topo import TopoDecoder
 from structok.molecule.topology import topology_of

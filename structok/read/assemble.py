@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -189,6 +190,7 @@ class _Columns:
         return atoms
 
 
+@lru_cache(4096)
 def _element(element: str, name: str, polymer: bool) -> str:
     """Element as the file gives it, if it is one (PDBQT has types there), else by the atom's name."""
     element = element.upper()

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
 
 from structok.geometry import BOND_LIMIT, CA_STEP
 from structok.names import letter
@@ -23,6 +22,10 @@ _FAR = 150.0  # Å; beyond this, what numbers do not explain is no gap but anoth
 _SHORT_GAP = 5  # numbering gaps up to this are taken at their word
 
 
+Point = list[float]
+_NOWHERE = [math.nan] * 3
+
+
 @dataclass
 class Chain:
     """Residues in chain order, and where they are bonded; `step` is the distance of neighbours on the trace, Å."""
@@ -33,10 +36,6 @@ class Chain:
     exact: bool = False  # placed by the full sequence of an mmCIF
     unseen: dict[tuple[int, str], str] = field(default_factory=dict)  # what a PDB file says is missing
 
-    @property
-    def traces(self) -> Float[np.ndarray, "l 3"]:
-        return np.array([self.ends[id(r)].trace for r in self.residues])
-
     def bonded(self) -> list[bool]:
         """Whether each residue is bonded to the one before; the first counts as bonded."""
         return [True, *(_bond(self.ends, a, b) < BOND_LIMIT for a, b in pairwise(self.residues))]
@@ -46,27 +45,24 @@ class Chain:
 class Ends:
     """Where a residue is bonded to others, and where its trace runs."""
 
-    head: Float[np.ndarray, " 3"]
-    tail: Float[np.ndarray, " 3"]
-    trace: Float[np.ndarray, " 3"]
+    head: Point
+    tail: Point
+    trace: Point
 
 
 def ends_of(table: Table, residues: Sequence[Residue], head: str, tail: str, trace: str) -> dict[int, Ends]:
     """Ends of each residue, by its identity; NaN where an atom is missing."""
-    nowhere = np.full(3, np.nan)
+    points, names = table.xyz.tolist(), table.name
     found = {}
     for residue in residues:
-        at = {table.name[i]: i for i in residue.rows}
-        spots = [table.xyz[at[n]].astype(np.float64) if n in at else nowhere for n in (head, tail, trace)]
-        found[id(residue)] = Ends(*spots)
+        at = {names[i]: points[i] for i in residue.rows}
+        found[id(residue)] = Ends(at.get(head, _NOWHERE), at.get(tail, _NOWHERE), at.get(trace, _NOWHERE))
     return found
 
 
 def _bond(ends: dict[int, Ends], a: Residue, b: Residue) -> float:
-    """Distance from the tail of a to the head of b; infinite where one is missing."""
-    d = ends[id(b)].head - ends[id(a)].tail
-    square = float(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
-    return math.sqrt(square) if square == square else math.inf
+    """Distance from the tail of a to the head of b; NaN where one is missing."""
+    return math.dist(ends[id(b)].head, ends[id(a)].tail)
 
 
 def find_chains(
@@ -107,7 +103,7 @@ def find_chains(
             _insert(host, single)
             chains.remove(single)
             strays += single
-            ends[id(single[0])] = Ends(*np.full((3, 3), np.nan))
+            ends[id(single[0])] = Ends(_NOWHERE, _NOWHERE, _NOWHERE)
     return [Chain(c, ends, step) for c in chains], loose, strays
 
 
@@ -185,7 +181,7 @@ def _goes_on(chain: list[Residue], fragment: list[Residue], ends: dict[int, Ends
     if _part(fragment[0]) != _part(chain[-1]) or {r.key for r in chain} & {r.key for r in fragment}:
         return False
     step = fragment[0].number - chain[-1].number
-    apart = float(np.linalg.norm(ends[id(fragment[0])].trace - ends[id(chain[-1])].trace))
+    apart = math.dist(ends[id(fragment[0])].trace, ends[id(chain[-1])].trace)
     return not apart > _FAR or (step > 1 and apart < length * (step + 1))
 
 
@@ -196,7 +192,7 @@ def with_gaps(chain: Chain, letters: dict[tuple[str, int], str]) -> tuple[list[i
     the distance of the CAs (Pourmirzaei et al. 2025). An mmCIF with the full sequence, and REMARK 465 of a PDB file,
     say how many. Where that is too few to span the distance, as many are added as the distance needs.
     """
-    residues, traces, bonded = chain.residues, chain.traces, chain.bonded()
+    residues, bonded = chain.residues, chain.bonded()
     rows: list[int] = []
     sequence: list[str] = []
     ids: list[str] = []
@@ -208,7 +204,7 @@ def with_gaps(chain: Chain, letters: dict[tuple[str, int], str]) -> tuple[list[i
             if said:
                 found = [(chain.unseen[k], f"{k[0]}{k[1]}") for k in said]
             else:
-                distance = float(np.linalg.norm(traces[i] - traces[i - 1]))
+                distance = math.dist(chain.ends[id(residue)].trace, chain.ends[id(before)].trace)
                 found = _gap(chain, before, residue, distance, letters)
             gap = len(found) if said or chain.exact else max(residue.number - before.number - 1, 0)
             gaps, numbered = gaps + bool(found), numbered + gap

@@ -9,6 +9,7 @@ import pytest
 
 from eval.report import cards
 from eval.report.page import write_report
+from eval.report.results import load
 from eval.report.table import Table, average, fill, number, shares
 
 
@@ -63,10 +64,13 @@ def test_tables_are_written_between_their_markers(tmp_path, figures, monkeypatch
         [chosen] = found["sets"].values()
         found["sets"] = dict.fromkeys(sets, chosen)
     monkeypatch.setattr(cards, "ranked", lambda modality: {"chain-vq-256": model})
-    monkeypatch.setattr(cards, "load", lambda name: {})
+    learned = {"model": "chain-vq-256", "assignment": "closed loop, beam 8, λ 0"}
+    learned["prediction"] = {"codes given symbols": {"bits": {"mean": 6.125}}}
+    found = {"published": load("published"), "learnability": {"a": learned}}
+    monkeypatch.setattr(cards, "load", lambda name: found.get(name, {}))
     page = tmp_path / "README.md"
     page.write_text("above\n<!-- reconstruction -->\nold\n<!-- /reconstruction -->\nbelow\n")
-    fill(page, {"reconstruction": cards.reconstruction(), "benchmark": cards.benchmark()})
+    fill(page, {"reconstruction": cards.reconstruction(), "lookups": "not there"})
     text = page.read_text()
     rmsd = model["assignments"][model["default"]]["sets"]["CASP14"]["rmsd"]
     assert f"| {rmsd['mean']:.3f} ({rmsd['p95']:.3f}) |" in text
@@ -74,6 +78,10 @@ def test_tables_are_written_between_their_markers(tmp_path, figures, monkeypatch
     assert text.startswith("above\n")
     assert text.endswith("<!-- /reconstruction -->\nbelow\n")
     assert "closed loop, beam 1" in cards.card("chain-vq-256")
+    ours, opened, *published = cards.axes().splitlines()[2:]
+    assert ours.startswith(f"| `chain-vq-256` | {model['default']} | 8 |") and "| 6.12 |" in ours
+    assert "| open loop |" in opened and "6.12" not in opened  # learned in closed loop only
+    assert any(line.startswith("| ESM3") and "| published |" in line for line in published)
 
 
 def test_a_table_says_the_same_in_markdown_and_html():

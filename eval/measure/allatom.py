@@ -1,6 +1,6 @@
 """All heavy atoms of proteins and nucleic acids, on clusters that training never saw.
 
-python -m eval.allatom -o eval/results/allatom.json
+python -m eval.measure.allatom -o eval/results/allatom.json
 """
 
 from __future__ import annotations
