@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-for command in (quantize, decode, evaluate, vocab, corpus):
+for command in (quantize, decode, evaluate):
     app.command()(command)
 
 
@@ -69,6 +69,10 @@ def convert(
     room = {"gcp-vqvae": "protein", "molstructok": "molecule"}[kind.value]
     importlib.import_module(f"structok.{room}.convert").convert(source, out, force=force)
     print(f"wrote {out}; use it with -m {out}", file=sys.stderr)
+
+
+for command in (vocab, corpus):
+    app.command()(command)
 
 
 def main() -> None:
