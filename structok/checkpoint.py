@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from structok.errors import CheckpointError
 from structok.files import open_whole
@@ -18,9 +18,22 @@ from structok.files import open_whole
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_tensors", "make_config", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "check_sizes",
+    "check_tensors",
+    "checkpoints_folder",
+    "make_config",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 T = TypeVar("T")
+
+
+def checkpoints_folder() -> Path:
+    """Where the shipped checkpoints lie: inside the installed package, or beside it in a clone."""
+    inside = Path(__file__).parent / "checkpoints"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "checkpoints"
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -55,19 +68,42 @@ def write_checkpoint(
         file.write(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
-def make_config(cls: type[T], values: dict[str, Any], where: str) -> T:
-    """Build a config dataclass; unknown and missing keys are errors."""
-    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    required = {
-        f.name
-        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if wrong := set(values) - names:
-        raise CheckpointError(f"{where}: unknown config keys {sorted(wrong)}; known: {sorted(names)}")
-    if missing := required - set(values):
+def make_config(cls: type[T], values: Any, where: str) -> T:
+    """Build a config dataclass, its nested ones too; unknown and missing keys and wrong types are errors."""
+    hints = get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where}: expected an object with the keys {sorted(hints)}, not {values!r}")
+    if wrong := set(values) - set(hints):
+        raise CheckpointError(f"{where}: unknown config keys {sorted(wrong)}; known: {sorted(hints)}")
+    if missing := set(hints) - set(values):
         raise CheckpointError(f"{where}: missing config keys {sorted(missing)}")
-    return cls(**values)
+    found: dict[str, Any] = {}
+    for name, kind in hints.items():
+        value = values[name]
+        if type(None) in get_args(kind):  # optional
+            if value is None:
+                found[name] = None
+                continue
+            [kind] = set(get_args(kind)) - {type(None)}
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            value = make_config(kind, value, f"{where}, {name}")
+        elif choices := get_args(kind):  # a Literal
+            if value not in choices:
+                raise CheckpointError(f"{where}: {name} {value!r} is none of {', '.join(map(str, choices))}")
+        elif type(value) is not kind and not (kind is float and type(value) is int):
+            raise CheckpointError(f"{where}: config key {name!r} must be {kind.__name__}, not {value!r}")
+        found[name] = value
+    try:
+        return cls(**found)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def check_sizes(config: Any) -> None:
+    """Whole numbers of a config dataclass are sizes: at least 1."""
+    for name, value in vars(config).items():
+        if type(value) is int and value < 1:
+            raise CheckpointError(f"config key {name!r} cannot be {value}")
 
 
 def check_tensors(expected: dict[str, tuple[int, ...]], tensors: dict[str, torch.Tensor], where: str) -> None:

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from structok.errors import InputError, StructokError, TokensError
-from structok.tokens import Tokens
+from structok.tokens import CODE_STREAMS, Tokens
 
 __all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens", "token_format", "write_whole"]
 
 TOKEN_FORMATS = ("jsonl", "text", "csv", "parquet")
 _SUFFIX = {".jsonl": "jsonl", ".json": "jsonl", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
 # columns of csv and parquet; the lists are space-separated in csv
-_LISTS = ("codes", "residue_ids", "atom_order", "missing")
-_COLUMNS = ("id", "modality", "model", "chain", "sequence", "selfies", *_LISTS)
+_INTEGERS = ("spacing", "radius")
+_LISTS = (*CODE_STREAMS, "residue_ids", "atom_order", "missing")
+_COLUMNS = ("id", "modality", "model", "chain", "sequence", "selfies", "frame", *_INTEGERS, *_LISTS)
 
 
 def token_format(path: str | os.PathLike[str] | None) -> str:
@@ -108,13 +109,9 @@ class TokenWriter:
 
     def _flush(self) -> None:
         pa, parquet = _pyarrow()
-        kinds = {
-            "codes": pa.int32(),
-            "atom_order": pa.int32(),
-            "missing": pa.int32(),
-            "residue_ids": pa.string(),
-        }
-        schema = pa.schema([(c, pa.list_(kinds[c]) if c in kinds else pa.string()) for c in self._columns])
+        kinds = dict.fromkeys(_INTEGERS, pa.int32())
+        kinds |= {c: pa.list_(pa.string() if c == "residue_ids" else pa.int32()) for c in _LISTS}
+        schema = pa.schema([(c, kinds.get(c, pa.string())) for c in self._columns])
         if self._parquet is None:
             self._parquet = parquet.ParquetWriter(self._file, schema, compression="zstd")
         if self._rows:
@@ -197,6 +194,9 @@ def _read_lines(text: IO[str], kind: str | None, label: str) -> Iterator[Tokens 
 
 def _from_csv(row: dict[str, Any]) -> dict[str, Any]:
     record: dict[str, Any] = {k: v for k, v in row.items() if v and k in _COLUMNS}
+    for name in _INTEGERS:
+        if name in record:
+            record[name] = int(record[name])
     for name in _LISTS:
         if name in record:
             items = record[name].split()

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from structok.errors import InputError
 from structok.geometry import BOND_LIMIT, place_oxygen
-from structok.read.names import three_letters
+from structok.names import three_letters
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray

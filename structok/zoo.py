@@ -8,28 +8,33 @@ import os
 from pathlib import Path
 from typing import Any
 
-from structok.checkpoint import read_checkpoint
+from structok.checkpoint import checkpoints_folder, read_checkpoint
 from structok.errors import CheckpointError
 
-__all__ = ["describe_models", "list_models", "load", "pick_device", "resolve"]
+__all__ = ["default_models", "describe_models", "list_models", "load", "pick_device", "resolve"]
 
 # model_type in config.json -> tokenizer class; imported when first asked for
 _TOKENIZERS = {
     "chain-vq": "structok.protein.chain_vq:ChainVQ",
     "gcp-vqvae": "structok.protein.tokenizer:GCPVQVAE",
+    "sidechain": "structok.protein.sidechain:SideChains",
+    "nucleic-vq": "structok.nucleic.tokenizer:NucleicVQ",
     "molstructok": "structok.molecule.tokenizer:MolStrucTok",
 }
-
-
-def checkpoints_folder() -> Path:
-    """Where the shipped checkpoints lie: inside the installed package, or beside it in a clone."""
-    inside = Path(__file__).parent / "checkpoints"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "checkpoints"
+# modality -> the model that is used unless one is named
+_DEFAULTS = {"protein": "chain-vq-4096", "nucleic": "nucleic-vq-4096", "molecule": "molstructok"}
 
 
 def list_models() -> list[str]:
-    """Names of the shipped checkpoints, sorted."""
-    return sorted(p.parent.name for p in checkpoints_folder().glob("*/config.json"))
+    """Names of the shipped tokenizers, sorted."""
+    configs = checkpoints_folder().glob("*/config.json")
+    return sorted(p.parent.name for p in configs if json.loads(p.read_text())["model_type"] in _TOKENIZERS)
+
+
+def default_models() -> dict[str, str]:
+    """Modality -> the shipped model that is used unless one is named."""
+    shipped = list_models()
+    return {modality: name for modality, name in _DEFAULTS.items() if name in shipped}
 
 
 def describe_models() -> list[dict[str, Any]]:
@@ -44,7 +49,7 @@ def describe_models() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "modality": "molecule" if ".molecule." in _TOKENIZERS[kind] else "protein",
+                "modality": _TOKENIZERS[kind].split(".")[1],
                 "model_type": kind,
                 "codebook_size": config["codebook_size"],
                 "title": title.removeprefix(name).lstrip(": "),
@@ -91,9 +96,15 @@ def load(name_or_folder: str | os.PathLike[str], device: str = "cpu") -> Any:
 
     Parameters
     ----------
-    name_or_folder : e.g. 'chain-vq-4096', 'runs/mine', 'owner/name'
+    name_or_folder : e.g. 'chain-vq-4096', 'runs/mine', 'owner/name'; 'chain-vq-4096+sidechain-4096' is a model of
+        backbones with side chains
     device : 'cpu', 'cuda', 'cuda:1' or 'auto' (CUDA when there is one)
     """
+    backbone, plus, sidechains = os.fspath(name_or_folder).rpartition("+")
+    if plus and not Path(name_or_folder).is_dir():
+        from structok.protein.allatom import AllAtom
+
+        return AllAtom(load(backbone, device), load(sidechains))
     folder = resolve(name_or_folder)
     config, tensors = read_checkpoint(folder)
     kind = config.pop("model_type", None)

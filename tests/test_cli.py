@@ -100,7 +100,7 @@ def test_open_loop_and_beam_are_passed_on(work, run):
 
 
 def test_rate_weight_is_passed_on(work, run):
-    tokenizer = structok.load("gcp-vqvae")
+    tokenizer = structok.load("chain-vq-4096")
     exact = tokenizer.encode("good.pdb", rate_weight=0.0).codes.tolist()
     assert records(run("quantize", "good.pdb").out)[0]["codes"] == tokenizer.encode("good.pdb").codes.tolist()
     assert records(run("quantize", "good.pdb", "--rate-weight", "0").out)[0]["codes"] == exact
@@ -292,7 +292,7 @@ def good_tokens(work, run):
         (lambda r: {"id": "bad"}, "codes"),
         (lambda r: r | {"codes": None}, "codes"),
         (lambda r: r | {"model": 7}, "model"),
-        (lambda r: r | {"missing": "x"}, "malformed|codes"),
+        (lambda r: r | {"missing": "x"}, "missing must be a flat list of integers"),
     ],
 )
 def test_record_that_cannot_be_decoded_is_skipped(work, run, good_tokens, spoil, says):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from structok import StructokError, Tokens
 from structok.errors import InputError
 from structok.files import TOKEN_FORMATS, TokenWriter, open_whole, read_tokens
-from tests.test_tokens import molecules, proteins
+from tests.test_tokens import molecules, polymers
 
 SUFFIX = {"jsonl": ".jsonl", "text": ".txt", "csv": ".csv", "parquet": ".parquet"}
 
@@ -25,7 +26,7 @@ def write(path, format, records):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(proteins() | molecules(), min_size=1, max_size=4), st.sampled_from(["jsonl", "parquet"]))
+@given(st.lists(polymers() | molecules(), min_size=1, max_size=4), st.sampled_from(["jsonl", "parquet"]))
 def test_every_field_survives(tmp_path, records, format):
     path = tmp_path / f"x{SUFFIX[format]}"
     write(path, format, records)
@@ -33,7 +34,7 @@ def test_every_field_survives(tmp_path, records, format):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(proteins() | molecules(), min_size=1, max_size=4))
+@given(st.lists(polymers() | molecules(), min_size=1, max_size=4))
 def test_csv_keeps_what_is_not_empty(tmp_path, records):
     """An empty csv cell is a field that was not given."""
     path = tmp_path / "x.csv"
@@ -41,6 +42,22 @@ def test_csv_keeps_what_is_not_empty(tmp_path, records):
     if records:
         write(path, "csv", records)
         assert list(read_tokens(path)) == records
+
+
+@pytest.mark.parametrize("format", TOKEN_FORMATS)
+def test_files_of_version_0_1_are_read(format):
+    """Written by that version: a chain with two missing residues, imatinib, and codes that say nothing more."""
+    protein, molecule, bare = read_tokens(Path(__file__).parent / f"fixtures/tokens-0.1{SUFFIX[format]}")
+    assert (len(protein), len(molecule), bare.codes.tolist()) == (24, 68, [4012, 7, -1])
+    assert protein.codes[:6].tolist() == [2695, 2244, 1630, 636, 1556, 611]
+    assert protein.anchors is protein.sidechains is molecule.anchors is None
+    assert molecule.selfies.startswith("[H][C][=C][Branch1][C][H][C]")
+    if format != "text":
+        assert (protein.id, protein.model, protein.chain, protein.modality) == ("1a8o", "chain-vq-4096", "A", "protein")
+        assert (protein.sequence, protein.residue_ids[:2]) == ("MDIRQGPKEPFRDYVDRFYKTLRA", ("1A", "2"))
+        assert (~protein.mask).nonzero()[0].tolist() == [5, 6]
+        assert sorted(molecule.atom_order.tolist()) == list(range(68))
+        assert bare.mask.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("format", TOKEN_FORMATS)

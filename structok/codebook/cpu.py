@@ -1,16 +1,13 @@
-"""What the searches on the CPU share: loops as machine code, and one thread for each part of the work."""
+"""Loops as machine code, for the searches on the CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
-import torch
-
-__all__ = ["compiled", "in_threads"]
-
-Part = TypeVar("Part")
+__all__ = ["compiled"]
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -18,13 +15,9 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
 
     It lies beside the source or in the user's cache folder (`NUMBA_CACHE_DIR` names another); where no folder can
     be written to, every process compiles for itself. Compiled functions let other threads run.
-
-    Raises
-    ------
-    ImportError
-        Without numba.
     """
-    from numba import njit
+    _tell()
+    from numba import njit  # a third of a second that decoding need not spend
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
@@ -35,16 +28,19 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     return decorate
 
 
-def in_threads(work: Callable[[Part], None], parts: Sequence[Part], *, several: bool) -> None:
-    """Do all parts, one after the other or on torch's number of threads.
+@cache
+def _tell() -> None:
+    """Say so, once, when something of ours is really compiled rather than loaded."""
+    from numba.core import event
 
-    Where operations are short, a thread for each part beats several for each.
-    """
-    threads = min(torch.get_num_threads(), len(parts))
-    if not several or threads <= 1:
-        for part in parts:
-            work(part)
-        return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(work, parts):
-            pass
+    class Listener(event.Listener):  # type: ignore[misc]
+        said = False
+
+        def on_start(self, event: Any) -> None:
+            if not self.said and event.data["dispatcher"].py_func.__module__.startswith("structok"):
+                self.said = True
+                logging.getLogger("structok").info("compiling the search, once on this machine")
+
+        def on_end(self, event: Any) -> None: ...
+
+    event.register("numba:compile", Listener())

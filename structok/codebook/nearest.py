@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from structok.codebook.cpu import in_threads
+from structok.batching import in_threads
+from structok.codebook.codes import Codes, prepare
 
 __all__ = ["nearest_code", "smallest"]
 
@@ -27,15 +28,6 @@ _SPARE = 8  # candidates beyond k that are kept with their scores
 _UNIT = 2.0**-24
 # worst relative error of the factors of a float32 matrix product, by what torch has been allowed to use for it
 _PRODUCT = {"none": 0, "ieee": 0, "highest": 0, "tf32": 2**-9, "high": 2**-9, "bf16": 2**-6, "medium": 2**-6}
-
-
-class Codes(NamedTuple):
-    """What scores are made of: codes about their centre, |e|²/2 and the largest |e|."""
-
-    centre: Float[Tensor, " d"]
-    centred: Float[Tensor, "n d"]
-    half_norm: Float[Tensor, " n"]
-    reach: Float[Tensor, ""]
 
 
 class Leaders(NamedTuple):
@@ -99,7 +91,7 @@ def lookup(x: Float[Tensor, "r d"], codebook: Float[Tensor, "n d"], k: int) -> t
     if threads := cpu is not None and len(x) * len(codebook) >= _MANY:
         rows = min(rows, -(-len(x) // (4 * torch.get_num_threads())))
     rivals = codebook.to(wide).contiguous()
-    codes = _prepare(rivals)
+    codes = prepare(rivals)
 
     def work(i: int) -> None:
         block, out = x[i : i + rows].to(wide).contiguous(), slice(i, i + rows)
@@ -172,22 +164,12 @@ def _kernel(x: Tensor, codebook: Tensor, k: int) -> ModuleType | None:
 
 
 def _compiled(x: Tensor, k: int) -> ModuleType | None:
-    """The compiled search's module, where it can do the work: for one code, on a CPU, with numba."""
+    """The compiled search's module, where it can do the work: for one code, on a CPU."""
     if k > 1 or x.device.type != "cpu":
         return None
-    try:
-        from structok.codebook import nearest_cpu
-    except ImportError:
-        return None
+    from structok.codebook import nearest_cpu  # loads its machine code, which not everybody needs
+
     return nearest_cpu
-
-
-def _prepare(codebook: Float[Tensor, "n d"]) -> Codes:
-    """Any centre will do for exactness, as long as the differences are rounded once; the mean keeps them small."""
-    centre = codebook.mean(0)
-    centred = (codebook - centre).float()
-    half_norm = centred.square().sum(1).div_(2)
-    return Codes(centre, centred, half_norm, half_norm.max().mul(2).sqrt())
 
 
 def _product(x: Tensor) -> float:

@@ -10,8 +10,6 @@ least of numbers that may be NaN.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +17,8 @@ from numpy import ndarray as Array
 from torch import Tensor
 from torch.nn.functional import pad
 
+from structok.codebook.codes import Codes
 from structok.codebook.cpu import compiled
-
-if TYPE_CHECKING:
-    from structok.codebook.nearest import Codes
 
 __all__ = ["nearest"]
 

@@ -71,6 +71,7 @@ class VectorQuantizer(nn.Module):
         With it the codebook is a parameter, moved by gradient and by averaging.
     """
 
+    bypass = False  # True lets vectors pass as they are, with codes -1: training before there is a codebook
     codebook: Tensor
     cluster_size: Tensor
     initialised: Tensor
@@ -119,6 +120,10 @@ class VectorQuantizer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             mask = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
+            if self.bypass:
+                # a codebook that is a parameter must not be missing from the gradient where processes share it
+                loss, none = 0.0 * self.codebook.sum(), torch.full_like(mask, -1, dtype=torch.long)
+                return Quantized(torch.where(mask[..., None], x, 0.0), none, loss)
             if self.training and not self.initialised:
                 self.initialise_(x.detach()[mask])
             codes = self.nearest(x)

@@ -18,13 +18,13 @@ __all__ = ["Expansion", "Selection", "beam_search"]
 State = TypeVar("State")
 
 
-class _Growth(Protocol[State]):
+class _Advance(Protocol[State]):
     def advance(self, state: State, step: int, parent: Int[Tensor, "b h2"], code: Int[Tensor, "b h2"]) -> State:
         """State after hypothesis `parent` (index into the old beam) is extended by `code`."""
         ...
 
 
-class Expansion(_Growth[State], Protocol[State]):
+class Expansion(_Advance[State], Protocol[State]):
     """How a modality extends partial reconstructions by one slot, each hypothesis for itself."""
 
     def candidates(self, state: State, step: int) -> tuple[Float[Tensor, "b h m"], Int[Tensor, "b h m"]]:
@@ -33,7 +33,7 @@ class Expansion(_Growth[State], Protocol[State]):
 
 
 @runtime_checkable
-class Selection(_Growth[State], Protocol[State]):
+class Selection(_Advance[State], Protocol[State]):
     """How a modality extends partial reconstructions by one slot, where it knows how to find the best at once."""
 
     def extend(

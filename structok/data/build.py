@@ -7,43 +7,46 @@ shards. Everything follows from the inputs and options alone, so a build that wa
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from structok.data.card import card_text, made_by, summary
 from structok.data.options import BuildOptions
-from structok.data.pool import Task, run_tasks
-from structok.data.progress import ProgressLine
 from structok.data.records import harvest
 from structok.data.shards import SPLITS, ShardWriter, pyarrow, read_rows, schema, write_table
 from structok.data.split import Plan, make_plan
 from structok.errors import InputError
-from structok.files import open_whole, write_whole
+from structok.files import write_whole
 from structok.read.sources import Unit, check_inputs, find_units
+from structok.work.engines import DIED, Engine, Here, Local, finish
+from structok.work.lock import locked
+from structok.work.log import Failure, ProgressLine, progress, write_failures
 
 __all__ = ["build"]
 
 _PART = 128  # units per part
+_PRELOAD = ("biotite.structure.io.pdb", "biotite.structure.io.pdbx", "structok.read")
 _HELD = 1 << 25  # bytes of archive members in one part
 
 
 @dataclass(frozen=True)
-class _Part(Task):
-    """Some units, what to do with them, and the folder for the outcome."""
+class _Part:
+    """Some units, what to do with them, and the folder for the outcome; a probe leaves none."""
 
     number: int
     units: tuple[Unit, ...]
     options: BuildOptions
     work: Path
+    probe: bool = False
 
     @property
     def rows(self) -> Path:
@@ -59,6 +62,8 @@ class _Part(Task):
     def run(self) -> None:
         """Write the rows, then the report: a part with a report is done."""
         found = harvest(self.units, self.options)
+        if self.probe:
+            return
         layout = schema(self.options.modality, self.options.coords, part=True)
         write_table(pyarrow().Table.from_pylist(found.rows, schema=layout), self.rows, self.work)
         report = {
@@ -74,13 +79,30 @@ class _Part(Task):
         }
         write_whole(self.report, json.dumps(report).encode())
 
-    def probes(self) -> Iterator[Task]:
-        for i, unit in enumerate(self.units):
-            yield replace(self, number=-1 - i, units=(unit,), work=self.work / "probes")
+    def probes(self) -> Iterator[_Part]:
+        return (replace(self, number=i, units=(unit,), probe=True) for i, unit in enumerate(self.units))
 
-    def without(self, bad: set[int]) -> _Part:
-        died = "the process that read it died; too large for the memory, or its parser crashed"
-        return replace(self, units=tuple(replace(u, error=died) if i in bad else u for i, u in enumerate(self.units)))
+    def without(self, dead: Collection[int]) -> _Part:
+        return replace(self, units=tuple(replace(u, error=DIED) if i in dead else u for i, u in enumerate(self.units)))
+
+
+class _Reader:
+    """Does parts, in one thread where there are several processes."""
+
+    def __init__(self, alone: bool) -> None:
+        if not alone:
+            import torch
+
+            torch.set_num_threads(1)
+
+    def run(self, task: _Part) -> None:
+        """See `_Part.run`."""
+        task.run()
+
+
+def _crew(workers: int) -> Engine:
+    make = partial(_Reader, workers == 1)
+    return Here(make) if workers == 1 else Local(make, workers, _PRELOAD)
 
 
 def build(
@@ -109,13 +131,13 @@ def build(
     if options.clusters is not None and not Path(options.clusters).is_file():
         raise InputError(f"{options.clusters}: no such cluster file")
     work = out / ".build"
-    with _locked(out):
+    with locked(out, out / ".lock"):
         if _begin(out, work, {"structok": made_by(), "inputs": list(inputs), "options": asdict(options)}, force):
-            with ProgressLine("structures") as line:
+            with progress("reading") as line:
                 reports = _read_parts(inputs, options, work, workers, line)
                 counts, dropped = _total(reports)
                 parts = [r.with_suffix(".parquet") for r in reports]
-                _write_failures(reports, out)
+                write_failures(out / "failures.jsonl", _failures(reports))
                 line.say("clustering")
                 plan = make_plan(parts, options, work)
                 if not plan.keep.any():
@@ -137,30 +159,6 @@ def build(
     return dict(json.loads((out / "card.json").read_bytes()))
 
 
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep a second build out of the same folder."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock: IO[bytes] = (out / ".lock").open("wb")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{out}: another build is writing here") from None
-        try:
-            yield
-        finally:
-            Path(lock.name).unlink(missing_ok=True)
-
-
 def _begin(out: Path, work: Path, state: dict[str, Any], force: bool) -> bool:
     """Make ready for a new build, or for going on with an old one; False if that was already finished."""
     options = work / "options.json"
@@ -176,7 +174,7 @@ def _begin(out: Path, work: Path, state: dict[str, Any], force: bool) -> bool:
     for path in ours:
         path.unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)
-    (work / "probes").mkdir(parents=True)
+    work.mkdir(parents=True)
     write_whole(options, json.dumps(state).encode())
     return True
 
@@ -204,8 +202,12 @@ def _read_parts(
         counts.update(json.loads(part.report.read_bytes())["counts"])
         line.advance(len(part.units), counts["failed"])
 
-    for part in run_tasks(todo(), workers):
-        finished(part)
+    crew = _crew(workers)
+    try:
+        for part, _ in finish(crew, todo()):
+            finished(part)
+    finally:
+        crew.close()
     return reports
 
 
@@ -233,11 +235,9 @@ def _total(reports: Sequence[Path]) -> tuple[Counter[str], Counter[str]]:
     return counts, dropped
 
 
-def _write_failures(reports: Sequence[Path], out: Path) -> None:
-    with open_whole(out / "failures.jsonl") as file:
-        for path in reports:
-            for source, reason in json.loads(path.read_bytes())["failures"]:
-                file.write(json.dumps({"source": source, "reason": reason}, ensure_ascii=False).encode() + b"\n")
+def _failures(reports: Sequence[Path]) -> Iterator[Failure]:
+    for path in reports:
+        yield from map(tuple, json.loads(path.read_bytes())["failures"])
 
 
 def _write_shards(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +12,6 @@ import typer
 __all__ = ["app"]
 
 app = typer.Typer(help="Data sets for training.", no_args_is_help=True, rich_markup_mode=None)
-
-_SHOWN = 20  # failures on stderr; the file has them all
 
 
 class Modality(StrEnum):
@@ -74,6 +71,7 @@ def build(
     from structok.data.build import build
     from structok.data.options import BuildOptions
     from structok.read.sources import check_inputs, find_units
+    from structok.work.log import say, show_failures
 
     check_inputs(inputs)
     kind = modality.value if modality else next((u.modality for u in find_units(inputs) if not u.error), "protein")
@@ -98,18 +96,10 @@ def build(
     )
     card = build(inputs, out, options, workers=workers, force=force)
     counts = card["counts"]
-    print(f"structok: {counts['kept']:,} of {counts['found']:,} kept in {out}, see README.md there", file=sys.stderr)
+    say(f"{counts['kept']:,} of {counts['found']:,} kept in {out}, see README.md there")
     if counts["aside"]:
         other = "molecule" if protein else "protein"
-        print(f"structok: {counts['aside']:,} of --modality {other} left aside", file=sys.stderr)
+        say(f"{counts['aside']:,} of --modality {other} left aside")
     if counts["failed"]:
-        _show_failures(out / "failures.jsonl", counts["failed"])
+        show_failures(out / "failures.jsonl", counts["failed"])
         sys.exit(1)
-
-
-def _show_failures(path: Path, count: int) -> None:
-    with path.open(encoding="utf-8") as file:
-        for _, line in zip(range(_SHOWN), file):
-            failure = json.loads(line)
-            print(f"structok: error: {failure['source']}: {' '.join(failure['reason'].split())}", file=sys.stderr)
-    print(f"structok: {count:,} failed, all of them in {path}", file=sys.stderr)

@@ -1,54 +1,74 @@
-"""`structok vocab`: a vocabulary as files."""
+"""`structok vocab | corpus`. Imports nothing heavy by itself."""
 
 from __future__ import annotations
 
+import sys
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-from structok.errors import InputError, StructokError
-from structok.files import read_tokens, write_whole
-from structok.jobs import Log
-from structok.lm.counting import MoleculeCounts
-from structok.lm.vocabulary import Vocabulary
+import typer
 
-__all__ = ["FILES", "write_vocabulary"]
+from structok.options import Force, Strict, refuse_overwrite
 
-FILES = ("vocabulary.json", "tokens.txt")
+__all__ = ["corpus", "vocab"]
 
 
-def write_vocabulary(
-    preset: str, out: Path, log: Log, *, molecules: Path | None = None, coverage: float = 0.99
-) -> Vocabulary:
-    """Write a vocabulary as JSON, and its tokens one a line.
+class Preset(StrEnum):
+    """Vocabularies: of published language models, and our own."""
 
-    Parameters
-    ----------
-    preset : 'biomatrix' or 'scimind'
-    out : folder of the two files
-    log : of bad token records
-    molecules : token file whose molecules are counted in place of the shipped list (biomatrix)
-    coverage : share of the joint tokens of these molecules that the vocabulary covers
-    """
-    if molecules is None:
-        vocabulary = Vocabulary.preset(preset)
-    elif preset == "biomatrix":
-        vocabulary = Vocabulary.counted(_count(molecules, log), coverage=coverage, about={"counted": molecules.name})
-    else:
-        raise InputError(f"the {preset} vocabulary has no molecule tokens to count")
-    vocabulary.save(out / FILES[0])
-    write_whole(out / FILES[1], "".join(f"{token}\n" for token in vocabulary.tokens).encode())
-    return vocabulary
+    biomatrix = "biomatrix"
+    structok = "structok"
+    scimind = "scimind"
 
 
-def _count(file: Path, log: Log) -> MoleculeCounts:
-    counts = MoleculeCounts()
-    for record in read_tokens(file):
-        try:
-            if isinstance(record, StructokError):
-                raise record
-            counts.add(record)
-            log.done += 1
-        except StructokError as error:
-            log.error(error)
-    if not counts.joint:
-        raise InputError(f"{file}: no molecule tokens to count")
-    return counts
+def vocab(
+    preset: Annotated[Preset, typer.Option("--preset", help="whose tokens")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="for vocabulary.json and tokens.txt")],
+    molecules: Annotated[
+        Path | None, typer.Option("--molecules", metavar="TOKENS", help="count molecule tokens here (biomatrix)")
+    ] = None,
+    coverage: Annotated[float, typer.Option("--coverage", help="share of the tokens of --molecules to cover")] = 0.99,
+    force: Force = False,
+    strict: Strict = False,
+) -> None:
+    """Write the tokens that a language model gets: a JSON file that structok.lm reads, and a plain list."""
+    from structok.lm.export import FILES, write_vocabulary
+    from structok.work.log import Log
+
+    for name in FILES:
+        refuse_overwrite(out / name, force)
+    log = Log(strict)
+    vocabulary = write_vocabulary(preset.value, out, log, molecules=molecules, coverage=coverage)
+    sizes = ", ".join(f"{len(tokens)} {name}" for name, tokens in vocabulary.groups.items())
+    print(f"wrote {out}: {len(vocabulary)} tokens ({sizes})", file=sys.stderr)
+    log.finish()
+
+
+def corpus(
+    inputs: Annotated[list[str], typer.Argument(metavar="TOKENS...", help="token files, folders of shards, or -")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help=".jsonl or .parquet; default jsonl to stdout")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", metavar="FILE", help=".jsonl, .csv or .parquet with an id")
+    ] = None,
+    vocabulary: Annotated[
+        str,
+        typer.Option("--vocabulary", metavar="NAME|FOLDER", help="biomatrix, structok, scimind, or what vocab wrote"),
+    ] = "biomatrix",
+    keep: Annotated[float, typer.Option("--keep", min=0, max=1, help="chance of a field to join a text")] = 0.5,
+    seed: Annotated[int, typer.Option("--seed", help="of all that is random")] = 0,
+    force: Force = False,
+    strict: Strict = False,
+) -> None:
+    """Tokens to pretraining texts: sequence, structure, or both, with annotations by chance; counts in .stats.json."""
+    from structok.lm.corpus import load_vocabulary, stats_file, write_corpus
+    from structok.work.log import Log
+
+    if out is not None:
+        refuse_overwrite(out, force)
+        refuse_overwrite(stats_file(out), force)
+    log, words = Log(strict), load_vocabulary(vocabulary)
+    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep)
+    counts = ", ".join(f"{count} {group}" for group, count in stats["tokens"].items() if count)
+    print(f"{stats['instances']} texts of {log.done} structures: {counts}", file=sys.stderr)
+    log.finish()

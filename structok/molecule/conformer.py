@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,11 @@ __all__ = [
     "prepare",
 ]
 
+# Molecules of these elements, without radicals and not larger, are what decodes from their SELFIES: the encoder checks
+# the valences that its decoder keeps to. Others are read back and compared.
+_UNCOMMON = "[!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53]"
+_SHORT = 500  # atoms
+_ODD = ("[#0]", "*~;!-;!=;!#;!:*")  # dummy atoms, and bonds that SELFIES does not know
 _COINCIDENT = 0.05  # Å; no two nuclei of a molecule are this close
 
 
@@ -33,7 +39,7 @@ class Conformer:
     Parameters
     ----------
     id : name of the molecule
-    mol : sanitised RDKit Mol read back from the SELFIES, atoms in token order, no conformer
+    mol : sanitised RDKit Mol that the SELFIES stands for, atoms in token order, no conformer
     coords : float64 array, shape=(n, 3), Å, in token order
     selfies : SELFIES whose atom tokens are in the same order
     order : int32 array, shape=(n,), input atom of each token atom
@@ -115,6 +121,8 @@ def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conforme
         dummy atoms, bonds or valences that SELFIES does not know, a SELFIES that does not give the molecule
         back, or too many atoms.
     """
+    from rdkit import Chem
+
     name = id or (mol.GetProp("_Name").strip() if mol.HasProp("_Name") else "") or "molecule"
     n = mol.GetNumAtoms()
     if not n:
@@ -126,6 +134,10 @@ def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conforme
     _check_graph(mol, name)
     smiles, order = in_token_order(mol)
     selfies = _selfies(smiles, name)
+    if _is_plain(mol):
+        back = Chem.RenumberAtoms(mol, order)
+        back.RemoveAllConformers()
+        return Conformer(name, back, coords[order], selfies, np.array(order, dtype=np.int32))
     try:
         back = molecule_of(selfies, name)
     except TokensError as error:
@@ -153,7 +165,9 @@ def _coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
 
 
 def _closest(coords: Float[np.ndarray, "n 3"]) -> tuple[int, int]:
-    squared = ((coords[:, None] - coords[None]) ** 2).sum(-1)
+    squared = np.zeros((len(coords), len(coords)))
+    for x in coords.T:
+        squared += np.square(x[:, None] - x)
     np.fill_diagonal(squared, np.inf)
     i, j = divmod(int(squared.argmin()), len(coords))
     return min(i, j), max(i, j)
@@ -177,11 +191,14 @@ def _sanitised(mol: Mol, name: str) -> Mol:
 def _check_graph(mol: Mol, name: str) -> None:
     from rdkit import Chem
 
-    fragments = Chem.GetMolFrags(mol, asMols=len(Chem.GetMolFrags(mol)) > 1, sanitizeFrags=False)
-    if len(fragments) > 1:
+    if len(Chem.GetMolFrags(mol)) > 1:
+        fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
         named = ", ".join(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments)
         raise InputError(f"{name}: {len(fragments)} fragments ({named}); tokenize them one by one, without salts")
-    for atom in map(mol.GetAtomWithIdx, range(mol.GetNumAtoms())):
+    whole = mol.GetNumAtoms(onlyExplicit=False) == mol.GetNumAtoms()
+    if whole and not any(mol.HasSubstructMatch(_query(smarts)) for smarts in _ODD):
+        return
+    for atom in mol.GetAtoms():
         if atom.GetTotalNumHs():
             raise InputError(
                 f"{name}: atom {atom.GetIdx()} ({atom.GetSymbol()}) has implicit hydrogens; "
@@ -189,9 +206,10 @@ def _check_graph(mol: Mol, name: str) -> None:
             )
         if not atom.GetAtomicNum():
             raise InputError(f"{name}: atom {atom.GetIdx()} is a dummy, not an element; remove it or name it")
-    known = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")
+    kinds = Chem.BondType
+    known = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC)
     for bond in mol.GetBonds():
-        if bond.GetBondType().name not in known:
+        if bond.GetBondType() not in known:
             raise InputError(
                 f"{name}: bond {bond.GetBeginAtom().GetSymbol()}{bond.GetBeginAtomIdx()}-"
                 f"{bond.GetEndAtom().GetSymbol()}{bond.GetEndAtomIdx()} is {bond.GetBondType().name.lower()}, "
@@ -207,6 +225,21 @@ def _selfies(smiles: str, name: str) -> str:
     except sf.EncoderError as error:
         reason = next((line.strip() for line in str(error).split("\n") if "exceed" in line), _line(error))
         raise InputError(f"{name}: SELFIES cannot write {smiles[:80]} ({reason})") from None
+
+
+def _is_plain(mol: Mol) -> bool:
+    """Whether nothing but the bonds has to be said: no metals, no radicals, no length beyond three digits."""
+    if mol.GetNumAtoms() > _SHORT or mol.HasSubstructMatch(_query(_UNCOMMON)):
+        return False
+    return not any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+
+
+@cache
+def _query(smarts: str) -> Mol:
+    """A query that RDKit compares in its own code, much faster than a loop over atoms."""
+    from rdkit import Chem
+
+    return Chem.MolFromSmarts(smarts)
 
 
 def _difference(mol: Mol, order: list[int], back: Mol) -> str:

@@ -101,10 +101,15 @@ class Transformer(nn.Module):
     depth : blocks
     heads, kv_heads : query heads and the key-value heads they share; heads have 64 channels
     multiple : hidden width of the feed-forward in units of `dim`
+    reach : how many places away a place may look; None sees all. Within it the output does not depend on what is cut
+        off further away, and windows of a sequence train what whole sequences need
     """
 
-    def __init__(self, dim: int, depth: int, heads: int, kv_heads: int, multiple: int = 4) -> None:
+    def __init__(
+        self, dim: int, depth: int, heads: int, kv_heads: int, multiple: int = 4, *, reach: int | None = None
+    ) -> None:
         super().__init__()
+        self.reach = reach
         self.into = nn.Linear(dim, dim, bias=False)
         self.blocks = nn.ModuleList(Block(dim, heads, kv_heads, multiple) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, bias=False)
@@ -115,6 +120,15 @@ class Transformer(nn.Module):
         x = self.into(x)
         rotary = _rotary(x.shape[1], x)
         visible = None if mask is None else mask[:, None, None]
+        if self.reach is not None:
+            place = torch.arange(x.shape[1], device=x.device)
+            near = (place[:, None] - place).abs() <= self.reach
+            # a place that is masked sees itself, since attention to nothing is not a number
+            visible = (
+                near[None, None]
+                if visible is None
+                else (visible & near) | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+            )
         for block in self.blocks:
             x = block(x, rotary, visible)
         return self.out(self.norm(x))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -12,15 +10,10 @@ from torch.nn.functional import gelu
 from structok.geometry import apply, gram_schmidt, rigid, scan
 from structok.nn.transformer import Transformer
 
-__all__ = ["Decoder", "Head", "backbone", "chain_frames", "frames_from_numbers"]
-
-Head = Literal["absolute", "chained"]
+__all__ = ["Decoder", "backbone", "chain_frames", "frames_from_numbers"]
 
 # N, CA, C of a residue in its own frame, Å
 _TEMPLATE = ((0.5256, 1.3612, 0.0), (0.0, 0.0, 0.0), (-1.5251, 0.0, 0.0))
-
-# t, x, y of the step along an ideal alpha helix (phi -57°, psi -47°)
-_HELIX = (-3.572, 0.899, 0.964, -0.402, 0.249, -0.881, 0.913, 0.031, -0.408)
 
 
 def backbone(frames: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 3 3"]:
@@ -51,44 +44,35 @@ def chain_frames(steps: Float[Tensor, "b l 4 4"], mask: Bool[Tensor, "b l"]) -> 
 
 
 class Decoder(nn.Module):
-    """Transformer over code vectors and a head of nine numbers per residue.
+    """Transformer over code vectors and a head of nine numbers per residue, which are its frame.
 
     Parameters
     ----------
     code_dim : dimension of the code vectors
-    dim, depth, heads, kv_heads, multiple : see `Transformer`; depth 0 leaves the transformer out, so that
-        each residue's numbers depend on its own code only
-    head : 'absolute', the numbers are residue i's frame; 'chained', residue i+1's frame relative to i's
+    dim, depth, heads, kv_heads, multiple, reach : see `Transformer`
     """
 
     def __init__(
-        self, code_dim: int, dim: int, depth: int, heads: int, kv_heads: int, multiple: int, head: Head
+        self,
+        code_dim: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        kv_heads: int,
+        multiple: int,
+        *,
+        reach: int | None = None,
     ) -> None:
         super().__init__()
         self.into = nn.Linear(code_dim, dim, bias=False)
-        self.transformer = Transformer(dim, depth, heads, kv_heads, multiple) if depth else None
+        self.transformer = Transformer(dim, depth, heads, kv_heads, multiple, reach=reach)
         self.hidden = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, 9)
-        self.head = head
-        if head == "chained":  # from random steps far residues would swing widely, and little would be learned
-            nn.init.normal_(self.out.weight, std=0.02)
-            with torch.no_grad():
-                self.out.bias.copy_(torch.tensor(_HELIX))
-
-    def numbers(
-        self, vectors: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"] | None = None
-    ) -> Float[Tensor, "b l 9"]:
-        """t, x, y of each residue's frame (absolute) or of its step (chained)."""
-        h = self.into(vectors)
-        if self.transformer is not None:
-            h = self.transformer(h, mask)
-        return self.out(self.norm(gelu(self.hidden(h))))
 
     def forward(self, vectors: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l 4 4"]:
         """Residue frames; those of masked slots mean nothing."""
-        numbers = self.numbers(vectors, mask)
-        # frames multiply along the chain: half precision would bend it
-        with torch.autocast(numbers.device.type, enabled=False):
-            frames = frames_from_numbers(numbers.to(torch.promote_types(numbers.dtype, torch.float32)))
-            return chain_frames(frames, mask) if self.head == "chained" else frames
+        h = self.transformer(self.into(vectors), mask)
+        numbers = self.out(self.norm(gelu(self.hidden(h))))
+        with torch.autocast(numbers.device.type, enabled=False):  # half precision would bend frames
+            return frames_from_numbers(numbers.to(torch.promote_types(numbers.dtype, torch.float32)))

@@ -14,27 +14,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot, pad
 
-from structok.geometry import backbone_frames, dihedral, invert, knn
+from structok.geometry import dihedral, knn
 
 __all__ = [
-    "LEVER",
     "NODE_SCALARS",
     "RESIDUES",
-    "Graph",
+    "ResidueGraph",
     "build_graph",
-    "lever_points",
-    "pose_numbers",
     "residue_types",
 ]
 
 RESIDUES = "ABCDEFGHIJKLMNPQRSTVWXYZ"  # one-letter codes without O and U, as the published weights index them
 _POSITION, _TYPES, _ANGLES = 16, len(RESIDUES) - 1, 10
 NODE_SCALARS = _POSITION + _TYPES + _ANGLES
-LEVER = 5.0  # Å
 
 
 @dataclass(frozen=True)
-class Graph:
+class ResidueGraph:
     """Residue graphs of a batch of chains, nodes of all chains in one flat list.
 
     Parameters
@@ -45,8 +41,6 @@ class Graph:
     edge_distance : CA distance in Å
     edge_vector : unit vector from the centre's CA to the neighbour's
     edge_frame : three rows to project vectors on
-    step : origin (Å) and axes of the next residue's frame in this residue's, then 1; all zero where the next
-        slot is missing or ends the chain (no published feature; what `StepFeatures` reads)
     slot : place of each node in the padded batch, chain * length + residue
     """
 
@@ -56,7 +50,6 @@ class Graph:
     edge_distance: Float[Tensor, " e"]
     edge_vector: Float[Tensor, "e 1 3"]
     edge_frame: Float[Tensor, "e 3 3"]
-    step: Float[Tensor, "n 13"]
     slot: Int[Tensor, " n"]
 
 
@@ -74,9 +67,11 @@ def build_graph(
     *,
     neighbours: int = 16,
     local_frames: bool = False,
+    positions: bool = True,
+    reach: int | None = None,
     origin_padding: bool = False,
-) -> Graph:
-    """Graph of the observed residues of a padded batch.
+) -> ResidueGraph:
+    """ResidueGraph of the observed residues of a padded batch.
 
     Parameters
     ----------
@@ -86,6 +81,8 @@ def build_graph(
     neighbours : CA neighbours of each residue, k
     local_frames : build edge frames on the centre's own backbone rather than on the chain's centroid, so
         that they do not change when the chain is cropped (not the published model)
+    positions : whether nodes know their place in the chain; without, codes do not change when a chain is cropped
+    reach : only residues of at most so many slots away are neighbours; None is the published graph
     origin_padding : reproduce the published batch computation, which fills padding with zeros and lets alpha,
         kappa and psi of a chain's last two residues see them as residues at the origin. Published chains
         of the batch's (or the configured) full length are free of it. For parity tests only.
@@ -93,7 +90,7 @@ def build_graph(
     chain, position = mask.nonzero(as_tuple=True)
     x = coords[chain, position]
     ca = x[:, 1]
-    scalars = [_sinusoids(position, x.dtype)]
+    scalars = [_sinusoids(position, x.dtype) if positions else x.new_zeros(len(x), _POSITION)]
     if types is None:
         scalars.append(x.new_zeros(len(x), _TYPES))
     else:
@@ -104,38 +101,36 @@ def build_graph(
     step = normalize(ca[1:] - ca[:-1], dim=-1) * follows[:, None]
     vectors = torch.stack([pad(step, (0, 0, 0, 1)), pad(-step, (0, 0, 1, 0))], 1)
 
-    edges = knn(ca, neighbours, chain)
+    edges = knn(ca, neighbours, chain) if reach is None else _nearby(coords[..., 1, :], mask, neighbours, reach)
     row, col = edges
     difference = ca[row] - ca[col]
     frames = _local_frames(x, row, col) if local_frames else _centroid_frames(ca, chain, len(mask), row, col)
-    return Graph(
+    return ResidueGraph(
         torch.cat(scalars, 1),
         vectors,
         edges,
         difference.norm(dim=-1),
         normalize(difference, dim=-1)[:, None],
         frames,
-        _next_steps(x, follows),
         chain * mask.shape[1] + position,
     )
 
 
-def pose_numbers(frames: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 12"]:
-    """Origin of a frame (Å), then its three axes."""
-    return torch.cat([frames[..., :3, 3], frames[..., :3, :3].mT.flatten(-2)], -1)
-
-
-def lever_points(pose: Float[Tensor, "*b 12"]) -> Float[Tensor, "*b 12"]:
-    """Origin, and the axes times `LEVER`: numbers in Å between which poses lie as far apart as a chain feels it."""
-    return torch.cat([pose[..., :3], LEVER * pose[..., 3:]], -1)
-
-
-def _next_steps(x: Float[Tensor, "n 3 3"], follows: Bool[Tensor, " m"]) -> Float[Tensor, "n 13"]:
-    """`Graph.step`; `follows` tells whether each node but the first is the next residue of the node before it."""
-    frames = backbone_frames(x)
-    step = invert(frames[:-1]) @ frames[1:]
-    numbers = torch.cat([pose_numbers(step), torch.ones_like(step[:, :1, 0])], 1)
-    return pad(numbers * follows[:, None], (0, 0, 0, 1))
+def _nearby(ca: Float[Tensor, "b l 3"], mask: Bool[Tensor, "b l"], k: int, reach: int) -> Int[Tensor, "2 edges"]:
+    """Edges (neighbour, centre) to the `k` nearest observed residues at most `reach` slots away."""
+    b, length = mask.shape
+    shifts = torch.cat([torch.arange(-reach, 0), torch.arange(1, reach + 1)]).to(ca.device)
+    place = torch.arange(length, device=ca.device)[:, None] + shifts
+    inside = (place >= 0) & (place < length)
+    place = place.clamp(0, length - 1)
+    known = mask[:, place] & inside & mask[:, :, None]
+    x = torch.where(mask[..., None], ca, 0.0)
+    distance = torch.where(known, (x[:, place] - x[:, :, None]).norm(dim=-1), torch.inf)
+    near, pick = distance.topk(min(k, len(shifts)), largest=False)
+    chain, centre, which = near.isfinite().nonzero(as_tuple=True)
+    neighbour = place[centre, pick[chain, centre, which]]
+    node = (mask.flatten().cumsum(0) - 1).view(b, length)
+    return torch.stack([node[chain, neighbour], node[chain, centre]])
 
 
 def _sinusoids(position: Int[Tensor, " n"], kind: torch.dtype) -> Float[Tensor, "n 16"]:

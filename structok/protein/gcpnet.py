@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 from torch_geometric.utils import scatter
 
-from structok.protein.features import NODE_SCALARS, Graph
+from structok.protein.features import NODE_SCALARS, ResidueGraph
 
 __all__ = ["GCP", "GCPNet"]
 
@@ -147,7 +147,7 @@ class Interaction(nn.Module):
         self,
         node: tuple[Float[Tensor, "n s"], Float[Tensor, "n v 3"]],
         edge: tuple[Float[Tensor, "e se"], Float[Tensor, "e ve 3"]],
-        graph: Graph,
+        graph: ResidueGraph,
         node_frame: Float[Tensor, "n 3 3"],
     ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n v 3"]]:
         first = self.message[0]
@@ -196,8 +196,14 @@ class GCPNet(nn.Module):
         self.read_norm = Norm(node[0])
         self.read_out = GCP(*node, node[0], 0)
 
-    def forward(self, graph: Graph) -> Float[Tensor, "n scalars"]:
+    def forward(self, graph: ResidueGraph) -> Float[Tensor, "n scalars"]:
         """SE(3)-invariant embedding of every node."""
+        return self.read_out(*self.embed(graph))[0]
+
+    def embed(
+        self, graph: Graph
+    ) -> tuple[Float[Tensor, "n scalars"], Float[Tensor, "n vectors 3"], Float[Tensor, "n 3 3"]]:
+        """Scalars, vectors and frame of every node; vectors and frame turn with the structure."""
         row, nodes = graph.edge_index[0], len(graph.node_scalar)
         # projections of node vectors are averaged over the node's edges; they are linear in the frame,
         # so the mean frame serves
@@ -206,10 +212,10 @@ class GCPNet(nn.Module):
         node = self.node_embedding(*self.node_norm(graph.node_scalar, graph.node_vector), node_frame)
         for interaction in self.interactions:
             node = interaction(node, edge, graph, node_frame)
-        return self.read_out(*self.read_norm(*node), node_frame)[0]
+        return *self.read_norm(*node), node_frame
 
 
-def _edge_scalars(graph: Graph) -> Float[Tensor, "e 9"]:
+def _edge_scalars(graph: ResidueGraph) -> Float[Tensor, "e 9"]:
     """Edge length in Å and its Gaussian radial basis."""
     length = graph.edge_distance[:, None]
     centres = torch.linspace(0, _CUTOFF, _RADIAL, device=length.device, dtype=length.dtype)

@@ -2,23 +2,112 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import NamedTuple, get_args
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
-from structok.codebook.prior import Prior
+from structok.checkpoint import check_sizes
 from structok.codebook.quantizer import VectorQuantizer
 from structok.errors import CheckpointError
-from structok.geometry import apply, backbone_frames, invert
 from structok.nn.transformer import Transformer
-from structok.protein.decoder import Decoder, Head, backbone, frames_from_numbers
-from structok.protein.features import Graph, build_graph, lever_points
+from structok.protein.anchored import AnchoredDecoder, Anchors, Decoded
+from structok.protein.decoder import Decoder, backbone
+from structok.protein.features import ResidueGraph, build_graph
 from structok.protein.gcpnet import GCPNet
 
-__all__ = ["PRESETS", "GCPVQVAEConfig", "GCPVQVAEModel", "Reconstruction"]
+__all__ = [
+    "PRESETS",
+    "AnchorConfig",
+    "GCPVQVAEConfig",
+    "GCPVQVAEModel",
+    "GraphConfig",
+    "QuantizerConfig",
+    "Reconstruction",
+    "TransformerConfig",
+]
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """The residue graph and the network on it; the defaults are the published ones.
+
+    Parameters
+    ----------
+    neighbours : CA neighbours of each residue
+    residue_types : whether the encoder sees the sequence
+    local_frames, positions, reach : what keeps the graph from looking far along the chain, see `build_graph`
+    layers, node_scalars, node_vectors, edge_scalars, edge_vectors, messages, feedforwards, bottleneck : see `GCPNet`
+    """
+
+    neighbours: int = 16
+    residue_types: bool = True
+    local_frames: bool = False
+    positions: bool = True
+    reach: int | None = None
+    layers: int = 6
+    node_scalars: int = 128
+    node_vectors: int = 16
+    edge_scalars: int = 32
+    edge_vectors: int = 4
+    messages: int = 4
+    feedforwards: int = 2
+    bottleneck: int = 4
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        edge = 2 * self.node_vectors + self.edge_vectors
+        if edge % self.bottleneck or self.node_vectors % self.bottleneck:
+            raise CheckpointError(f"bottleneck {self.bottleneck} does not divide {self.node_vectors} and {edge}")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a `Transformer`; `multiple` is the feed-forward's, `reach` None sees the whole chain (published)."""
+
+    dim: int
+    depth: int
+    heads: int
+    kv_heads: int
+    multiple: int = 4
+    reach: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        if self.heads % self.kv_heads:
+            raise CheckpointError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
+
+
+@dataclass(frozen=True)
+class AnchorConfig:
+    """A decoder that reads anchors, see `AnchoredDecoder`; `points` is the checkpoint that they are quantised to."""
+
+    points: str = "anchors-4096"
+    spacing: int = 8
+    corrections: int = 2
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """Dimension of the codes and how they are learned, see `VectorQuantizer`; `unit` gives all latents one length."""
+
+    dim: int = 256
+    unit: bool = False
+    commitment: float = 0.25
+    decay: float = 0.99
+    dead_below: float = 2.0
+    rotation_trick: bool = True
+    orthogonal: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -27,162 +116,53 @@ class GCPVQVAEConfig:
 
     Parameters
     ----------
-    codebook_size, code_dim : number of codes and their dimension
+    codebook_size : number of codes
     max_length : longest chain in residues, missing ones included
-    head : 'absolute' (published) or 'chained', see `Decoder`
-    residue_types : whether the encoder sees the sequence
-    local_frames : edge frames that ignore the chain's centroid, see `build_graph`
-    next_step : the latent starts from `StepFeatures`, and GCPNet and transformer add to it (not the published
-        model): fine local geometry need not survive them
-    neighbours : CA neighbours of each residue
-    gcp_layers, node_scalars, node_vectors, edge_scalars, edge_vectors, gcp_messages, gcp_feedforwards,
-    gcp_bottleneck : see `GCPNet`
-    encoder_*, decoder_* : see `Transformer` and `Decoder`; `multiple` is the feed-forward's
-    closed_loop, beam, latent_weight : how `encode` assigns codes unless asked otherwise; closed loop needs
-        the chained head without transformer (decoder_depth 0), see `structok.protein.chain_model`
-    n_break : how many codes, the last ones, are long steps over chain breaks, which no head makes
-    groups, rate_weight : groups of codes that the prior of the rate-constrained closed loop knows (0 without), and
-        its weight unless asked otherwise
-    commitment, decay, dead_below, rotation_trick, orthogonal : see `VectorQuantizer`; for training only
+    graph, encoder, quantizer, decoder : its parts
+    anchors : what the decoder makes of anchors; None is the published decoder, which reads codes alone
     """
 
     codebook_size: int = 4096
-    code_dim: int = 256
     max_length: int = 1280
-    head: Head = "absolute"
-    residue_types: bool = True
-    local_frames: bool = False
-    next_step: bool = False
-    neighbours: int = 16
-    gcp_layers: int = 6
-    node_scalars: int = 128
-    node_vectors: int = 16
-    edge_scalars: int = 32
-    edge_vectors: int = 4
-    gcp_messages: int = 4
-    gcp_feedforwards: int = 2
-    gcp_bottleneck: int = 4
-    encoder_dim: int = 1024
-    encoder_depth: int = 12
-    encoder_heads: int = 12
-    encoder_kv_heads: int = 3
-    encoder_multiple: int = 4
-    decoder_dim: int = 1024
-    decoder_depth: int = 16
-    decoder_heads: int = 16
-    decoder_kv_heads: int = 1
-    decoder_multiple: int = 4
-    closed_loop: bool = False
-    beam: int = 8
-    latent_weight: float = 0.0
-    n_break: int = 0
-    groups: int = 0
-    rate_weight: float = 0.0
-    commitment: float = 0.25
-    decay: float = 0.99
-    dead_below: float = 2.0
-    rotation_trick: bool = True
-    orthogonal: float = 0.0
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    encoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(1024, 12, 12, 3))
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    decoder: TransformerConfig = field(default_factory=lambda: TransformerConfig(1024, 16, 16, 1))
+    anchors: AnchorConfig | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if type(value) is not kind and not (kind is float and whole):
-                raise CheckpointError(f"config key {field.name!r} must be {kind.__name__}, not {value!r}")
-            least = 0 if field.name.endswith("_depth") or field.name in ("groups", "n_break") else 1
-            if kind is int and isinstance(value, int) and value < least:
-                raise CheckpointError(f"config key {field.name!r} cannot be {value}")
-        if self.head not in get_args(Head):
-            raise CheckpointError(f"head {self.head!r} is none of {', '.join(get_args(Head))}")
-        for side in ("encoder", "decoder"):
-            heads, kv_heads = (getattr(self, f"{side}_{name}") for name in ("heads", "kv_heads"))
-            if heads % kv_heads:
-                raise CheckpointError(f"{side}_heads {heads} is no multiple of {side}_kv_heads {kv_heads}")
-        if self.closed_loop and not self.local_steps:
-            raise CheckpointError("closed_loop needs head 'chained' and decoder_depth 0")
-        if self.next_step and self.code_dim % 2:
-            raise CheckpointError(f"next_step needs an even code_dim, not {self.code_dim}")
-        if self.n_break and not (self.local_steps and self.n_break < self.codebook_size):
-            raise CheckpointError(f"n_break {self.n_break} needs rigid-step codes, and more codes than that")
-        if self.rate_weight and not self.groups:
-            raise CheckpointError("a rate_weight needs a prior: set groups")
-        edge = 2 * self.node_vectors + self.edge_vectors
-        if edge % self.gcp_bottleneck or self.node_vectors % self.gcp_bottleneck:
-            raise CheckpointError(
-                f"gcp_bottleneck {self.gcp_bottleneck} does not divide {self.node_vectors} and {edge}"
-            )
-
-    @property
-    def local_steps(self) -> bool:
-        """Whether each code stands for one rigid step, so that it can be assigned in closed loop."""
-        return self.head == "chained" and self.decoder_depth == 0
+        check_sizes(self)
+        if self.anchors and not self.decoder.reach:
+            raise CheckpointError("a decoder that reads anchors needs a reach")
 
 
 PRESETS = {
     "large": GCPVQVAEConfig(),
     "lite": GCPVQVAEConfig(
-        code_dim=128,
-        encoder_depth=8,
-        encoder_heads=8,
-        encoder_kv_heads=2,
-        decoder_depth=12,
-        decoder_heads=8,
-        decoder_kv_heads=2,
+        encoder=TransformerConfig(1024, 8, 8, 2),
+        quantizer=QuantizerConfig(128),
+        decoder=TransformerConfig(1024, 12, 8, 2),
     ),
-    "mini": GCPVQVAEConfig(  # ours: codes are rigid steps, assigned in closed loop
-        code_dim=32,
+    "mini": GCPVQVAEConfig(  # ours, for a CPU: local codes, and a decoder that reads anchors
         max_length=4096,
-        head="chained",
-        residue_types=False,
-        local_frames=True,
-        next_step=True,
-        gcp_layers=3,
-        node_scalars=64,
-        node_vectors=8,
-        edge_scalars=16,
-        gcp_messages=2,
-        encoder_dim=128,
-        encoder_depth=2,
-        encoder_heads=2,
-        encoder_kv_heads=1,
-        decoder_dim=384,
-        decoder_depth=0,
-        decoder_heads=4,
-        decoder_kv_heads=2,
-        closed_loop=True,
-        dead_below=0.02,
+        graph=GraphConfig(
+            neighbours=9,
+            residue_types=False,
+            local_frames=True,
+            positions=False,
+            reach=24,
+            layers=2,
+            node_scalars=64,
+            node_vectors=8,
+            edge_scalars=16,
+            messages=2,
+        ),
+        encoder=TransformerConfig(128, 2, 2, 1, 3, reach=8),
+        quantizer=QuantizerConfig(16, unit=True, commitment=1.0, dead_below=0.02, rotation_trick=False),
+        decoder=TransformerConfig(128, 3, 2, 1, 3, reach=16),
+        anchors=AnchorConfig(),
     ),
 }
-
-
-class StepFeatures(nn.Module):
-    """Random Fourier features (Rahimi & Recht 2007) of the next residue's pose; nothing in them is learned.
-
-    The pose is 12 numbers: the origin of the next residue's frame in this residue's, and the tips of its axes at
-    `LEVER` Å, as far as an error of direction is felt along a chain. Poses closer than `BANDWIDTH` Å lie as far
-    apart in the latent space as they do in these numbers, others nearly orthogonal, so the codes that resolve
-    them span many dimensions though poses have few.
-    """
-
-    BANDWIDTH = 2.0
-    frequencies: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", torch.randn(12, dim // 2) / self.BANDWIDTH)
-
-    def forward(self, step: Float[Tensor, "n 13"]) -> Float[Tensor, "n d"]:
-        """Features of `Graph.step`, zero where there is no next residue."""
-        pose = lever_points(step[:, :12])
-        with torch.autocast(step.device.type, enabled=False):  # half precision would blur what codes resolve
-            angle = pose @ self.frequencies.to(pose.dtype)
-        return torch.cat([angle.cos(), angle.sin()], 1) * step[:, 12:]
-
-
-def _to_slots(nodes: Float[Tensor, "n c"], graph: Graph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l c"]:
-    """Nodes of the graph at their places in the padded batch."""
-    return nodes.new_zeros(mask.numel(), nodes.shape[1]).index_copy(0, graph.slot, nodes).unflatten(0, mask.shape)
 
 
 class Reconstruction(NamedTuple):
@@ -202,94 +182,88 @@ class GCPVQVAEModel(nn.Module):
     no nodes of the graph, are attended to by nobody and have code -1.
     """
 
-    break_steps: Tensor
-    group: Tensor
-    bits: Tensor
-
     def __init__(self, config: GCPVQVAEConfig) -> None:
         super().__init__()
-        c = config
-        self.config = c
+        self.config = config
+        graph, encoder, quantizer, decoder = config.graph, config.encoder, config.quantizer, config.decoder
         self.graph_encoder = GCPNet(
-            c.gcp_layers,
-            (c.node_scalars, c.node_vectors),
-            (c.edge_scalars, c.edge_vectors),
-            messages=c.gcp_messages,
-            feedforwards=c.gcp_feedforwards,
-            bottleneck=c.gcp_bottleneck,
+            graph.layers,
+            (graph.node_scalars, graph.node_vectors),
+            (graph.edge_scalars, graph.edge_vectors),
+            messages=graph.messages,
+            feedforwards=graph.feedforwards,
+            bottleneck=graph.bottleneck,
         )
-        self.into = nn.Linear(c.node_scalars, c.encoder_dim)
-        self.encoder = Transformer(
-            c.encoder_dim, c.encoder_depth, c.encoder_heads, c.encoder_kv_heads, c.encoder_multiple
-        )
-        self.to_code = nn.Linear(c.encoder_dim, c.code_dim)
-        self.step_features = StepFeatures(c.code_dim) if c.next_step else None
-        if c.next_step:
-            nn.init.zeros_(self.to_code.weight)
-            nn.init.zeros_(self.to_code.bias)
+        self.into = nn.Linear(graph.node_scalars, encoder.dim)
+        self.encoder = Transformer(*_sizes(encoder), reach=encoder.reach)
+        self.to_code = nn.Linear(encoder.dim, quantizer.dim)
         self.quantizer = VectorQuantizer(
-            c.codebook_size,
-            c.code_dim,
-            decay=c.decay,
-            commitment=c.commitment,
-            dead_below=c.dead_below,
-            rotation_trick=c.rotation_trick,
-            orthogonal=c.orthogonal,
+            config.codebook_size,
+            quantizer.dim,
+            decay=quantizer.decay,
+            commitment=quantizer.commitment,
+            dead_below=quantizer.dead_below,
+            rotation_trick=quantizer.rotation_trick,
+            orthogonal=quantizer.orthogonal,
         )
-        if c.n_break:
-            self.register_buffer("break_steps", torch.zeros(c.n_break, 3, 3))
-        if c.groups:
-            self.register_buffer("group", torch.zeros(c.codebook_size, dtype=torch.long))
-            self.register_buffer("bits", torch.zeros(c.groups + 1, c.codebook_size))
-        self.decoder = Decoder(
-            c.code_dim,
-            c.decoder_dim,
-            c.decoder_depth,
-            c.decoder_heads,
-            c.decoder_kv_heads,
-            c.decoder_multiple,
-            c.head,
-        )
+        self.decoder: Decoder | AnchoredDecoder
+        if anchors := config.anchors:
+            self.decoder = AnchoredDecoder(
+                quantizer.dim,
+                *_sizes(decoder),
+                corrections=anchors.corrections,
+                correction_depth=anchors.depth,
+                reach=decoder.reach or 0,
+                spacing=anchors.spacing,
+            )
+        else:
+            self.decoder = Decoder(quantizer.dim, *_sizes(decoder), reach=decoder.reach)
 
-    def graph(self, coords: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"], types: Int[Tensor, "b l"]) -> Graph:
+    def graph(
+        self, coords: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"], types: Int[Tensor, "b l"]
+    ) -> ResidueGraph:
         """Features as this configuration wants them, see `build_graph`."""
+        graph = self.config.graph
         return build_graph(
             coords,
             mask,
-            types if self.config.residue_types else None,
-            neighbours=self.config.neighbours,
-            local_frames=self.config.local_frames,
+            types if graph.residue_types else None,
+            neighbours=graph.neighbours,
+            local_frames=graph.local_frames,
+            positions=graph.positions,
+            reach=graph.reach,
         )
 
-    def encode(self, graph: Graph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
+    def encode(self, graph: ResidueGraph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
         """Latents before quantisation."""
-        latents = self.to_code(self.encoder(_to_slots(self.into(self.graph_encoder(graph)), graph, mask), mask))
-        return latents if self.step_features is None else latents + self.encode_steps(graph, mask)
+        nodes = self.into(self.graph_encoder(graph))
+        padded = nodes.new_zeros(mask.numel(), nodes.shape[1]).index_copy(0, graph.slot, nodes)
+        latents = self.to_code(self.encoder(padded.unflatten(0, mask.shape), mask))
+        return layer_norm(latents, latents.shape[-1:]) if self.config.quantizer.unit else latents
 
-    def encode_steps(self, graph: Graph, mask: Bool[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
-        """What `next_step` adds to the latents; needs neither GCPNet nor transformer."""
-        assert self.step_features is not None
-        return _to_slots(self.step_features(graph.step), graph, mask)
+    def frames(
+        self, vectors: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"], anchors: Anchors | None = None
+    ) -> Decoded:
+        """Residue frames from code vectors, in the frame of the anchors where there are some."""
+        if isinstance(self.decoder, Decoder):
+            frames = self.decoder(vectors, mask)
+            return Decoded(frames, [frames], frames)
+        if anchors is None:
+            count = -(-mask.shape[1] // self.decoder.spacing)
+            nowhere = torch.zeros(len(mask), count, 3, device=mask.device)
+            anchors = Anchors(nowhere, torch.zeros_like(nowhere[..., 0], dtype=torch.bool), nowhere.new_ones(len(mask)))
+        return self.decoder(vectors, mask, *anchors)
 
-    @property
-    def prior(self) -> Prior | None:
-        """What each code costs after the code before it."""
-        return Prior(self.group, self.bits) if self.config.groups else None
-
-    def steps(self) -> Float[Tensor, "k 3 3"]:
-        """N, CA, C of the next residue in this residue's `backbone_frames` for each code (`local_steps`), Å."""
-        with torch.no_grad():
-            frames = frames_from_numbers(self.decoder.numbers(self.quantizer.codebook[None])[0].double())
-        here = backbone_frames(backbone(torch.eye(4, dtype=frames.dtype, device=frames.device)))
-        steps = apply(invert(here), backbone(frames))
-        return torch.cat([steps[: -self.config.n_break], self.break_steps.double()]) if self.config.n_break else steps
-
-    def decode(self, codes: Int[Tensor, "b l"]) -> Float[Tensor, "b l 3 3"]:
+    def decode(self, codes: Int[Tensor, "b l"], anchors: Anchors | None = None) -> Float[Tensor, "b l 3 3"]:
         """N, CA, C in Å from codes; slots of code -1 mean nothing."""
-        return backbone(self.decoder(self.quantizer.lookup(codes), codes >= 0))
+        return backbone(self.frames(self.quantizer.lookup(codes), codes >= 0, anchors).frames)
 
-    def forward(self, graph: Graph, mask: Bool[Tensor, "b l"]) -> Reconstruction:
+    def forward(self, graph: ResidueGraph, mask: Bool[Tensor, "b l"], anchors: Anchors | None = None) -> Reconstruction:
         latents = self.encode(graph, mask)
         quantized = self.quantizer(latents, mask)
-        frames = self.decoder(quantized.vectors, mask)
-        return Reconstruction(backbone(frames), frames, latents, quantized.codes, quantized.loss)
+        decoded = self.frames(quantized.vectors, mask, anchors)
+        return Reconstruction(backbone(decoded.frames), decoded.frames, latents, quantized.codes, quantized.loss)
+
+
+def _sizes(config: TransformerConfig) -> tuple[int, int, int, int, int]:
+    return config.dim, config.depth, config.heads, config.kv_heads, config.multiple

@@ -1,39 +1,47 @@
-"""`GCPVQVAE`: backbones to codes and back with a GCP-VQVAE model, in open or closed loop."""
+"""`GCPVQVAE`: backbones to codes and back with a GCP-VQVAE network."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from structok.batching import by_length
+from structok.batching import in_batches
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
-from structok.errors import CheckpointError, InputError, TokensError
-from structok.protein.chain_model import ChainModel
+from structok.codebook.nearest import nearest_code
+from structok.errors import TokensError
+from structok.geometry import apply, invert
+from structok.polymer.anchors import RADII, AnchorPoints, Sketch, load_points
+from structok.polymer.shaping import shape_anchors
+from structok.protein.anchored import Anchors
 from structok.protein.features import residue_types
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
-from structok.protein.tokens import backbone_of, check_codes, search_of, tokens_of
-from structok.read import as_backbone
+from structok.protein.refine import refine_codes
+from structok.protein.tokens import BackboneTokenizer, backbone_of
 from structok.structure import Backbone
-from structok.tokens import Tokens
+from structok.tokenizer import Search
+from structok.tokens import Stream, Tokens, declare
 
 __all__ = ["GCPVQVAE"]
 
+_OPTIONS = 8  # codes near a latent that `refine` tries
+_CANDIDATES = 16  # points near an anchored residue that may be its anchor
 
-class GCPVQVAE:
+
+class GCPVQVAE(BackboneTokenizer):
     """Tokenizer of protein backbones: one code per residue, chosen by GCPNet and a transformer.
 
-    Missing residues come back as NaN. Their code is -1, or, where codes are rigid steps (`config.local_steps`),
-    part of a bridge that leads to the next observed residue; there code i places residue i + 1, and the last
-    slot, which places nothing, repeats the code before it. The absolute head rebuilds a chain in a frame of its
-    own, so superpose before comparing coordinates.
+    Missing residues have code -1 and come back as NaN. Where the decoder reads anchors (`config.anchors`), tokens carry
+    them and the chain is rebuilt in their frame; tokens without them are decoded from the codes alone. Superpose before
+    comparing coordinates.
 
     Parameters
     ----------
@@ -42,26 +50,19 @@ class GCPVQVAE:
     device : where the model runs
     """
 
-    modality: ClassVar = "protein"
+    kind = "gcp-vqvae"
+    sizes = (16, 16)
+    missing = True
 
     def __init__(self, model: GCPVQVAEModel, name: str = "gcp-vqvae", device: str = "cpu") -> None:
+        super().__init__(model.config, name, device)
         self.model = model.to(device).eval()
-        self.config: GCPVQVAEConfig = model.config
-        self.name, self.device = name, device
-        self.codebook_size, self.max_length = self.config.codebook_size, self.config.max_length
-        self._chain: ChainModel | None = None
-        if self.config.local_steps:
-            codebook = self.model.quantizer.codebook
-            steps, breaks = self.model.steps(), self.config.n_break
-            self._chain = ChainModel(steps, breaks, vectors=codebook, prior=self.model.prior)
 
     @classmethod
     def from_checkpoint(
         cls, name: str, config: dict[str, Any], tensors: dict[str, Tensor], *, device: str = "cpu"
     ) -> GCPVQVAE:
         """Build from what `read_checkpoint` returns; strict. Half-precision tensors are widened."""
-        if missing := {field.name for field in fields(GCPVQVAEConfig)} - set(config):
-            raise CheckpointError(f"{name}: missing config keys {sorted(missing)}")
         with torch.device("meta"):
             model = GCPVQVAEModel(make_config(GCPVQVAEConfig, config, name))
         check_tensors({k: tuple(v.shape) for k, v in model.state_dict().items()}, tensors, name)
@@ -69,131 +70,124 @@ class GCPVQVAE:
         model.load_state_dict(tensors, assign=True)
         return cls(model, name, device)
 
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        if not self.config.anchors:
+            return super().streams
+        return declare(self.modality, codes=self.codebook_size, anchors=len(self._points))
+
+    @property
+    def defaults(self) -> Search:
+        return dataclasses.replace(super().defaults, refine=0)
+
+    @cached_property
+    def _points(self) -> AnchorPoints:
+        assert self.config.anchors
+        return load_points(self.config.anchors.points)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
     def save(self, folder: str | os.PathLike[str], *, half: bool = False) -> None:
         """Write a checkpoint folder; `half` stores float16, half the size."""
-        tensors = self.model.state_dict()
-        if half:
-            tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-        write_checkpoint(folder, "gcp-vqvae", self.config, tensors)
+        tensors = {k: v.half() if half and v.is_floating_point() else v for k, v in self.tensors().items()}
+        write_checkpoint(folder, self.kind, self.config, tensors)
 
-    def encode(
-        self,
-        x: Any,
-        *,
-        closed_loop: bool | None = None,
-        beam: int | None = None,
-        latent_weight: float | None = None,
-        rate_weight: float | None = None,
-    ) -> Tokens:
-        """Tokens of one chain: a `Backbone`, a path, a biotite `AtomArray`, or an array [L, 3, 3] in Å.
-
-        Parameters
-        ----------
-        closed_loop : pick codes against the rebuilt chain (True) or nearest to the latents (False);
-            None is the checkpoint's default. Only models whose codes are rigid steps can do the former.
-        beam : hypotheses kept by the search; None is the checkpoint's default
-        latent_weight : λ of the closed loop, Å² per squared unit of the latent space: how much staying near the
-            latents counts beside rebuilding well; None is the checkpoint's default
-        rate_weight : μ of the closed loop, Å² per bit: how much codes that are easy to predict from the code before
-            are preferred; None is the checkpoint's default
-
-        Raises
-        ------
-        InputError
-            If nothing is observed, the chain is longer than `max_length`, or the model has no closed loop.
-        """
-        return self.encode_batch(
-            [x], closed_loop=closed_loop, beam=beam, latent_weight=latent_weight, rate_weight=rate_weight
-        )[0]
-
-    def encode_batch(
-        self,
-        chains: Sequence[Any],
-        *,
-        batch_size: int = 16,
-        closed_loop: bool | None = None,
-        beam: int | None = None,
-        latent_weight: float | None = None,
-        rate_weight: float | None = None,
-    ) -> list[Tokens]:
-        """As `encode`, for many chains; chains of similar length run together."""
-        search = search_of(self.config, closed_loop, beam, latent_weight, rate_weight)
-        if search.beam and self._chain is None:
-            raise InputError(f"{self.name}: its codes are no rigid steps, so closed loop is impossible; use open loop")
-        backbones = [as_backbone(x) for x in chains]
-        for chain in backbones:
-            self._check(chain)
-        if self._chain is None:
-            codes = self._nearest(backbones, batch_size)
-        else:
-            coords = [torch.from_numpy(c.coords) for c in backbones]
-            needed = search.beam is None or search.latent_weight
-            latents = self._step_latents(backbones, batch_size) if needed else None
-            found = self._chain.encode(coords, latents, **search._asdict(), batch_size=batch_size)
-            # `ChainModel` numbers codes by the residue that they place
-            codes = [torch.cat([row[1:], row[-1:]]).numpy() for row in found]
-        return [tokens_of(chain, row, self.name) for chain, row in zip(backbones, codes)]
-
-    def decode(self, tokens: Tokens) -> Backbone:
-        """The chain that the codes stand for, missing where the code is -1."""
-        return self.decode_batch([tokens])[0]
-
-    def decode_batch(self, tokens: Sequence[Tokens], *, batch_size: int = 16) -> list[Backbone]:
-        """Many chains, each as `decode` would give."""
-        for t in tokens:
-            check_codes(t, self.name, self.codebook_size, missing=-1 if self._chain is None else None)
-            if not (t.codes >= 0).any():
-                raise TokensError(f"{t.id or 'tokens'}: no residue has a code")
-            if len(t) > self.max_length:
-                raise TokensError(f"{t.id or 'tokens'}: {len(t)} codes, but {self.name} takes {self.max_length}")
-        out: dict[int, Backbone] = {}
-        for batch in by_length([len(t) for t in tokens], batch_size):
-            codes = [torch.from_numpy(tokens[i].codes).long() for i in batch]
-            with torch.inference_mode():
-                if self._chain is None:
-                    built = self.model.decode(pad_sequence(codes, True, -1).to(self.device))
-                else:
-                    placed = [torch.cat([row[:1], row[:-1]]) for row in codes]
-                    built = self._chain.decode(pad_sequence(placed, True).to(self.device)).float()
-            coords = built.cpu().numpy()
-            out.update((i, backbone_of(tokens[i], x[: len(tokens[i])])) for i, x in zip(batch, coords))
-        return [out[i] for i in range(len(tokens))]
-
-    def _check(self, chain: Backbone) -> None:
-        where = f"{chain.name or 'backbone'}, chain {chain.chain_id}"
-        if not chain.mask.any():
-            raise InputError(f"{where}: no residue with N, CA and C; nothing to encode")
-        if len(chain) > self.max_length:
-            raise InputError(
-                f"{where}: {len(chain)} residues, but {self.name} takes {self.max_length}; "
-                "cut the chain into domains, or use a model with a larger max_length"
-            )
-
-    def _nearest(self, chains: Sequence[Backbone], batch_size: int) -> list[Int[np.ndarray, " l"]]:
-        """Code nearest to each latent, -1 where a residue is missing."""
-        out: dict[int, np.ndarray] = {}
-        for part, latents, mask in self._latents(chains, batch_size):
-            codes = torch.where(mask, self.model.quantizer.nearest(latents), -1).cpu().numpy()
-            out.update((i, row[: len(chains[i])]) for i, row in zip(part, codes))
-        return [out[i] for i in range(len(chains))]
-
-    def _step_latents(self, chains: Sequence[Backbone], batch_size: int) -> list[Float[Tensor, "l d"]]:
-        """For the code that places each residue, the latent of the residue before; NaN where one is missing."""
-        out: dict[int, Tensor] = {}
-        for part, latents, mask in self._latents(chains, batch_size):
-            told = torch.where((mask[:, :-1] & mask[:, 1:])[..., None], latents[:, :-1], torch.nan)
-            shifted = torch.nn.functional.pad(told, (0, 0, 1, 0), value=torch.nan)
-            out.update((i, row[: len(chains[i])]) for i, row in zip(part, shifted))
-        return [out[i] for i in range(len(chains))]
-
-    def _latents(
-        self, chains: Sequence[Backbone], batch_size: int
-    ) -> Iterator[tuple[list[int], Float[Tensor, "b l d"], Bool[Tensor, "b l"]]]:
-        """Places in `chains`, latents and mask of padded batches of similar length."""
-        for part in by_length([len(chain) for chain in chains], batch_size):
-            some = [chains[i] for i in part]
+    @torch.inference_mode()
+    def assign(self, items: Sequence[Backbone], search: Search, batch_size: int) -> list[Int[np.ndarray, " l"]]:
+        def work(part: list[int]) -> list[Int[np.ndarray, " l"]]:
+            some = [items[i] for i in part]
             coords = pad_sequence([torch.from_numpy(c.coords) for c in some], True, torch.nan).to(self.device)
             mask = pad_sequence([torch.from_numpy(c.mask) for c in some], True).to(self.device)
             types = pad_sequence([residue_types(c.sequence) for c in some], True).to(self.device)
-            with torch.inference_mode():
-                yield part, self.model.encode(self.model.graph(coords, mask, types), mask), mask
+            latents = self.model.encode(self.model.graph(coords, mask, types), mask)
+            codes = torch.where(mask, self.model.quantizer.nearest(latents), -1)
+            rows = list(codes.cpu().numpy())
+            if search.refine:
+                for n, chain in enumerate(some):
+                    rows[n] = self._refine(chain, codes[n, : len(chain)], latents[n, : len(chain)], search.refine)
+            return rows
+
+        return in_batches(work, [len(c) for c in items], batch_size)
+
+    def _refine(
+        self, chain: Backbone, codes: Int[Tensor, " l"], latents: Float[Tensor, "l d"], sweeps: int
+    ) -> Int[np.ndarray, " l"]:
+        """Codes near the latents that rebuild the chain better."""
+        target, mask = torch.from_numpy(chain.coords).to(self.device), torch.from_numpy(chain.mask).to(self.device)
+        options = nearest_code(latents, self.model.quantizer.codebook, k=_OPTIONS)[1].long()
+        anchors = None
+        if self.config.anchors:
+            sketch = self.sketch(chain)
+            target = apply(invert(sketch.frame).float().to(self.device), target.flatten(0, 1)).unflatten(0, (-1, 3))
+            anchors = self._anchors([sketch])
+
+        def decode(rows: Int[Tensor, "n l"]) -> Float[Tensor, "n l 3 3"]:
+            rows = torch.where(mask, rows, -1)
+            repeated = None if anchors is None else Anchors(*(x.expand(len(rows), *x.shape[1:]) for x in anchors))
+            return self.model.decode(rows, repeated)
+
+        found, _ = refine_codes(codes, options, decode, target, mask, sweeps=sweeps, superposed=anchors is None)
+        return torch.where(mask, found, -1).cpu().numpy()
+
+    def sketch(self, chain: Backbone) -> Sketch:
+        """The anchors of a chain in its body frame: of the points near each, those whose errors cancel."""
+        assert self.config.anchors
+        spacing, points = self.config.anchors.spacing, self._points
+        found = points.sketch(torch.from_numpy(chain.coords[:, 1]), torch.from_numpy(chain.mask), spacing)
+        known = found.anchors >= 0
+        size = float(RADII[found.radius])
+        here = apply(invert(found.frame), torch.from_numpy(chain.coords[::spacing, 1]).double())[known]
+        near = nearest_code((here / size).float(), points.points, k=_CANDIDATES)[1].long()
+        pick = shape_anchors(here, points.points[near].double() * size)
+        anchors = found.anchors.clone()
+        anchors[known] = near.gather(1, pick[:, None])[:, 0]
+        return found._replace(anchors=anchors)
+
+    def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
+        tokens = super().tokens(item, codes)
+        if not self.config.anchors:
+            return tokens
+        sketch = self.sketch(item)
+        return dataclasses.replace(
+            tokens,
+            anchors=sketch.anchors.numpy(),
+            radius=int(sketch.radius),
+            spacing=self.config.anchors.spacing,
+        )
+
+    def check(self, tokens: Tokens) -> None:
+        super().check(tokens)
+        if self.config.anchors and tokens.anchors is not None and tokens.spacing != self.config.anchors.spacing:
+            raise TokensError(
+                f"{tokens.where}: an anchor every {tokens.spacing} residues, {self.name} reads one every "
+                f"{self.config.anchors.spacing}; drop the anchors, or encode again"
+            )
+
+    def _anchors(self, sketches: Sequence[Sketch]) -> Anchors:
+        """What the decoder reads of anchors, padded; a row without any where a chain has none."""
+        where = [self._points.positions(s.anchors, s.radius) for s in sketches]
+        positions = pad_sequence(where, True, torch.nan).float()
+        known = positions.isfinite().all(-1)
+        radius = torch.stack([RADII[s.radius].float() for s in sketches])
+        return Anchors(*(x.to(self.device) for x in (positions.nan_to_num(), known, radius)))
+
+    @torch.inference_mode()
+    def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[Backbone]:
+        def work(part: list[int]) -> Float[np.ndarray, "b l 3 3"]:
+            some = [many[i] for i in part]
+            codes = pad_sequence([torch.from_numpy(t.codes).long() for t in some], True, -1)
+            anchors = self._anchors([self._told(t) for t in some]) if self.config.anchors else None
+            return self.model.decode(codes.to(self.device), anchors).cpu().numpy()
+
+        rows = in_batches(work, [len(t) for t in many], batch_size)
+        return [backbone_of(tokens, coords) for tokens, coords in zip(many, rows)]
+
+    def _told(self, tokens: Tokens) -> Sketch:
+        """The anchors of a record, or as many that are unknown."""
+        assert self.config.anchors
+        still = torch.eye(4, dtype=torch.float64)
+        if tokens.anchors is None or tokens.radius is None:
+            count = -(-len(tokens) // self.config.anchors.spacing)
+            return Sketch(still, torch.tensor(0), torch.full((count,), -1))
+        return Sketch(still, torch.tensor(tokens.radius), torch.from_numpy(tokens.anchors).long())

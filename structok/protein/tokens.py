@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from structok.errors import InputError, TokensError
+from structok import metrics
+from structok.errors import InputError
+from structok.read import as_backbone
 from structok.structure import Backbone
+from structok.tokenizer import Tokenizer
 from structok.tokens import Tokens
 
-__all__ = ["Search", "backbone_of", "check_codes", "search_of", "tokens_of"]
+__all__ = ["BackboneTokenizer", "backbone_of", "compare_backbones"]
 
 
-def tokens_of(chain: Backbone, codes: Int[np.ndarray, " l"], model: str) -> Tokens:
-    """Tokens of a chain with its mask, sequence and residue ids."""
-    return Tokens(
-        codes,
-        "protein",
-        model,
-        mask=chain.mask,
-        id=chain.name,
-        chain=chain.chain_id,
-        sequence=chain.sequence,
-        residue_ids=tuple(chain.residue_ids),
-    )
+class BackboneTokenizer(Tokenizer[Backbone, Backbone]):
+    """Takes a `Backbone`, the path of a file with one chain, a biotite `AtomArray`, or an array [L, 3, 3] in Å."""
+
+    modality = "protein"
+    fewest: ClassVar[int] = 1  # observed residues that it can do with
+
+    def prepare(self, x: Any) -> Backbone:
+        chain = as_backbone(x)
+        where = f"{chain.name or 'structure'}, chain {chain.chain_id}"
+        if (seen := int(chain.mask.sum())) < self.fewest:
+            raise InputError(f"{where}: {seen} observed residue(s); {self.name} needs at least {self.fewest}")
+        if len(chain) > self.max_length:
+            raise InputError(f"{where}: {len(chain)} residues, {self.name} takes {self.max_length}; split the chain")
+        return chain
+
+    def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
+        return Tokens(
+            codes,
+            "protein",
+            self.name,
+            mask=item.mask,
+            id=item.name,
+            chain=item.chain_id,
+            sequence=item.sequence,
+            residue_ids=tuple(item.residue_ids),
+        )
+
+    def compare(self, structure: Backbone, back: Backbone, tokens: Tokens) -> dict[str, Any]:
+        return compare_backbones(structure, back, self.codebook_size)
+
+
+def compare_backbones(chain: Any, back: Any, codebook_size: int) -> dict[str, Any]:
+    """Metrics of one rebuilt chain against the original (RMSD in Å)."""
+    return {
+        "length": len(chain),
+        "rmsd": metrics.rmsd(back, chain),
+        "rmsd_ca": metrics.rmsd_ca(back, chain),
+        "tm_score": metrics.tm_score(back, chain),
+        "lddt": metrics.lddt(back, chain),
+        "bits_per_token": math.log2(codebook_size),
+    }
 
 
 def backbone_of(tokens: Tokens, coords: Float[np.ndarray, "l 3 3"]) -> Backbone:
@@ -34,48 +66,3 @@ def backbone_of(tokens: Tokens, coords: Float[np.ndarray, "l 3 3"]) -> Backbone:
     coords = np.where(tokens.mask[:, None, None], coords, np.nan)
     chain_id = "A" if tokens.chain is None else tokens.chain
     return Backbone(coords, tokens.sequence, chain_id, tokens.residue_ids, name=tokens.id)
-
-
-class Search(NamedTuple):
-    """How codes are assigned: hypotheses kept, None in open loop, and the weights λ and μ of a closed loop."""
-
-    beam: int | None
-    latent_weight: float
-    rate_weight: float
-
-
-def search_of(
-    config: Any, closed_loop: bool | None, beam: int | None, latent_weight: float | None, rate_weight: float | None
-) -> Search:
-    """What was asked for, else the checkpoint's defaults.
-
-    Raises
-    ------
-    InputError
-        If a number is out of range, or the checkpoint has no prior to count bits with.
-    """
-    if beam is not None and beam < 1:
-        raise InputError(f"beam must be at least 1, not {beam}")
-    pull = config.latent_weight if latent_weight is None else latent_weight
-    rate = config.rate_weight if rate_weight is None else rate_weight
-    for name, value in (("latent_weight", pull), ("rate_weight", rate)):
-        if not 0 <= value < math.inf:
-            raise InputError(f"{name} must be at least 0 and finite, not {value}")
-    if rate and not config.groups:
-        raise InputError("this checkpoint has no prior, so rate_weight must be 0")
-    closed = config.closed_loop if closed_loop is None else closed_loop
-    return Search(beam or config.beam, pull, rate) if closed else Search(None, 0.0, 0.0)
-
-
-def check_codes(tokens: Tokens, model: str, codebook_size: int, *, missing: int | None = None) -> None:
-    """Tokens must be this model's proteins with codes in range; `missing` is a code allowed where not observed."""
-    where = tokens.id or "tokens"
-    tokens.check_made_by(model, "protein")
-    if not len(tokens):
-        raise TokensError(f"{where}: no codes")
-    wrong = (tokens.codes < 0) | (tokens.codes >= codebook_size)
-    if missing is not None:
-        wrong &= (tokens.codes != missing) | tokens.mask
-    if wrong.any():
-        at = int(np.flatnonzero(wrong)[0])
-        raise TokensError(f"{where}: code {tokens.codes[at]} at slot {at} is outside 0..{codebook_size - 1} of {model}")

@@ -12,9 +12,9 @@ import numpy as np
 
 from structok.errors import InputError
 from structok.geometry import CA_STEP
+from structok.names import component_kind
 from structok.read.chains import Chain, Ends, find_chains
 from structok.read.gaps import with_gaps
-from structok.read.names import component_kind
 from structok.read.table import MISSING, Residue, Table, group_residues, mark_placeholders
 from structok.structure import Ligand, Note, Polymer, Structure, many
 

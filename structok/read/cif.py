@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from structok.names import component_kind, letter
 from structok.read.columns import Columns, cut_atoms, cut_category
-from structok.read.names import component_kind, letter
 from structok.read.table import BACKBONE, MISSING, Table
 from structok.structure import Note, many
 

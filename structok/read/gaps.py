@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from structok.names import letter
 from structok.read.chains import Chain
-from structok.read.names import letter
 from structok.read.table import MISSING, Residue
 from structok.structure import Note, many
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from structok.read.names import component_kind, is_four_letters, letter
+from structok.names import component_kind, is_four_letters, letter
 from structok.read.table import BACKBONE, MISSING, Table
 from structok.structure import Note, many
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from structok.errors import InputError, StructokError
 from structok.files import write_whole
-from structok.jobs import Log
 from structok.read.formats import suffix_kind
 from structok.structure import Note
 from structok.tokens import Tokens
+from structok.work.log import Log
 
 __all__ = ["write_structures"]
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from structok.errors import InputError
 from structok.files import write_whole
+from structok.names import three_letters
 from structok.read.formats import suffix_kind
-from structok.read.names import three_letters
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray

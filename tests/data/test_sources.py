@@ -21,7 +21,7 @@ from structok.data.build import build
 from structok.data.options import BuildOptions
 from structok.data.shards import read_backbones, read_conformers
 from structok.read.sources import find_units
-from train.molecule_data import MoleculeArrays, Source
+from train.molecule.data import MoleculeArrays, Source
 
 MOLECULES = BuildOptions(modality="molecule", min_length=1, max_length=60)
 SMILES = ["CCO", "c1ccccc1O", "C[C@H](N)C(=O)O", "c1ccccc1CC", "CC(=O)[O-]", "C1CCCCC1", "N#Cc1ccccc1", "OCC"]
@@ -134,33 +134,37 @@ def test_names_that_are_no_utf8_and_empty_folders(tmp_path, helix, rows_of):
     assert "no structures" in (tmp_path / "out" / "failures.jsonl").read_text()
 
 
-# a program whose second worker task ends its process once, and whose third always does
+# a program whose second task ends its process once, and whose third always does
 _DEADLY = """
-import os, sys
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from structok.data.pool import Task, run_tasks
+from structok.work.engines import Local, finish
 
 @dataclass(frozen=True)
-class Deadly(Task):
+class Deadly:
+    number: int
     items: tuple
 
-    def run(self):
-        for item in self.items:
+    def probes(self):
+        return (Deadly(i, (item,)) for i, item in enumerate(self.items))
+
+    def without(self, dead):
+        return Deadly(self.number, tuple("bad" if i in dead else item for i, item in enumerate(self.items)))
+
+class Worker:
+    def run(self, task):
+        for item in task.items:
             if item == "kill" or (item == "once" and not Path("killed").exists()):
                 Path("killed").touch()
                 os._exit(9)
             Path(item + ".done").touch()
 
-    def probes(self):
-        return (Deadly((item,)) for item in self.items)
-
-    def without(self, bad):
-        return Deadly(tuple("bad" if i in bad else item for i, item in enumerate(self.items)))
-
 if __name__ == "__main__":
-    tasks = [Deadly(i) for i in (("a", "b"), ("c", "once"), ("d", "kill", "e"), ("f",), ("g",))]
-    print(sum(1 for _ in run_tasks(tasks, 2)))
+    items = (("a", "b"), ("c", "once"), ("d", "kill", "e"), ("f",), ("g",))
+    crew = Local(Worker, 2)
+    print(sum(1 for _ in finish(crew, [Deadly(i, some) for i, some in enumerate(items)])))
+    crew.close()
 """
 
 

@@ -111,7 +111,7 @@ def test_relaxation_is_optional(tokenizer, drugs):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[C 1][C 64]", "from 0 to 63"),
+        ("[C 1][C 64]", r"outside 0\.\.63"),
         ("[F 1][F 1][C 1]", "3 atoms but only 2"),
         ("[Xx 1]", "SELFIES"),
     ],

@@ -39,3 +39,20 @@ def test_gradients_reach_every_parameter():
     net = Transformer(64, 2, 4, 2)
     net(torch.randn(2, 6, 64)).square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_reach_makes_windows_enough():
+    net = Transformer(64, 2, 2, 1, reach=3).double()
+    x = torch.randn(1, 30, 64, dtype=torch.float64)
+    # two blocks of reach 3 look 6 places away
+    torch.testing.assert_close(net(x[:, 5:25])[:, 6:-6], net(x)[:, 11:19])
+    assert not torch.allclose(net(x[:, 5:25])[:, 0], net(x)[:, 5])
+
+
+def test_reach_with_masked_slots_gives_numbers():
+    net = Transformer(64, 2, 2, 1, reach=1)
+    mask = torch.tensor([[True, True, True, False, False, False, True]])
+    x = torch.randn(1, 7, 64, requires_grad=True)
+    y = net(x, mask)
+    y[mask].sum().backward()
+    assert y.isfinite().all() and x.grad.isfinite().all()

@@ -125,7 +125,7 @@ def test_booleans_as_strings_and_missing_switches(source, tmp_path):
     _edit(source / "config_geometric_decoder.yaml", "causal: false", "causal: 'False'")
     _edit(source / "config_vqvae.yaml", "  use_ndlinear: false\n", "")
     _edit(source / "config_vqvae.yaml", "rotation_trick: false", "rotation_trick: 'true'")
-    assert load(convert(source, tmp_path / "out")).config.rotation_trick
+    assert load(convert(source, tmp_path / "out")).config.quantizer.rotation_trick
 
 
 def test_incomplete_folders_and_existing_output(source, tmp_path):
@@ -169,10 +169,10 @@ def test_nothing_is_taken_from_the_size(source, tmp_path):
     torch.manual_seed(0)
     model = GCPVQVAEModel(config)
     model.quantizer.initialised.fill_(True)
-    assert (config.encoder_dim, config.decoder_dim, config.node_scalars, config.gcp_layers) == (96, 160, 64, 3)
+    assert (config.encoder.dim, config.decoder.dim, config.graph.node_scalars, config.graph.layers) == (96, 160, 64, 3)
     official = {}
     for name, tensor in model.state_dict().items():
-        key, groups = _official_name(name), config.decoder_kv_heads if "decoder" in name else config.encoder_kv_heads
+        key, groups = _official_name(name), (config.decoder if "decoder" in name else config.encoder).kv_heads
         if key.endswith("gamma"):
             tensor = tensor - 1
         elif "_codebook" in key and tensor.ndim:

@@ -99,3 +99,25 @@ def test_tiny_chains(length):
     graph = build_graph(torch.randn(1, length, 3, 3), torch.ones(1, length, dtype=torch.bool))
     assert graph.node_scalar.isfinite().all()
     assert graph.edge_index.shape == (2, length * (length - 1))
+
+
+def test_reach_keeps_neighbours_along_the_chain(batch):
+    coords, mask, types = batch
+    graph = build_graph(coords, mask, types, neighbours=6, reach=4)
+    slot = graph.slot[graph.edge_index]
+    chain, place = slot // 20, slot % 20
+    assert (chain[0] == chain[1]).all() and (place[0] != place[1]).all()
+    assert ((place[0] - place[1]).abs() <= 4).all()
+    everyone = build_graph(coords, mask, types, neighbours=6, reach=40).edge_index
+    pairs = [
+        set(map(tuple, edges.T.tolist()))
+        for edges in (everyone, build_graph(coords, mask, types, neighbours=6).edge_index)
+    ]
+    assert pairs[0] == pairs[1]
+
+
+def test_without_positions_a_graph_does_not_know_where_it_starts(batch):
+    coords, mask, types = batch
+    graph = build_graph(coords, mask, types, positions=False)
+    assert (graph.node_scalar[:, :16] == 0).all()
+    torch.testing.assert_close(graph.node_scalar[:, 16:], build_graph(coords, mask, types).node_scalar[:, 16:])

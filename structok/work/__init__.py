@@ -1,0 +1,1 @@
+"""Many inputs: workers, progress, failures, resuming; and the commands that take them."""

@@ -1,0 +1,7 @@
+"""`python -m train.lm`."""
+
+import typer
+
+from train.lm.fit import main
+
+typer.run(main)

@@ -1,0 +1,1 @@
+"""Tokenizers of molecules: `python -m train.molecule topo --config train/configs/molstructok-topo.yaml`."""

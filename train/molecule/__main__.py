@@ -1,0 +1,5 @@
+"""`python -m train.molecule`."""
+
+from train.molecule.fit import main
+
+main()

@@ -1,0 +1,1 @@
+"""Recipes for chains of rigid frames: steps, priors, side chains, nucleotides, anchors."""

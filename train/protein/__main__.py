@@ -1,0 +1,5 @@
+"""`python -m train.protein`."""
+
+from train.protein.fit import main
+
+main()
