@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Float
 
 from structok.geometry import BOND_LIMIT, CA_STEP
-from structok.read.table import Residue, Table
+from structok.read.table import LAST, Residue, Table
 
 __all__ = ["Chain", "Ends", "find_chains"]
 
 _LINK = 2.0  # Å; a bond between residues that are not neighbours in the file must be a good one
-_FAR = 150.0  # Å; beyond this, what numbers do not explain is no gap but another chain
+_FAR = 60.0  # Å; beyond this, what numbers do not explain is no gap but another chain
 
 
 class Ends:
@@ -34,6 +34,7 @@ class Ends:
         self._x, self._y, self._z = table.xyz.T.tolist()
         atoms, (head, tail, trace) = table.name, names
         self._rows: dict[int, tuple[int, int, int]] = {}
+        self.last: set[int] = set()  # residues that end a chain by their atoms
         for residue in residues:
             h = t = r = -1
             for i in residue.rows:
@@ -44,6 +45,8 @@ class Ends:
                     t = i
                 elif name == trace:
                     r = i
+                elif name in LAST:
+                    self.last.add(id(residue))
             self._rows[id(residue)] = h, t, r
 
     def bond(self, a: Residue, b: Residue) -> float:
@@ -166,6 +169,8 @@ class _Growing:
         if _part(fragment[0]) != _part(last) or any(r.key in self.keys for r in fragment):
             return False
         gap = fragment[0].number - last.number
+        if gap == 1 and id(last) in ends.last:
+            return False
         apart = ends.apart(fragment[0], last)
         return not apart > _FAR or (gap > 1 and apart < step * (gap + 1))
 

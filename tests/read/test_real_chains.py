@@ -284,3 +284,14 @@ def test_a_long_file_of_loose_residues_is_read_in_time(read, atoms):
     began = time.perf_counter()
     assert "CA-only" in read(pdb(lines)).errors[0]
     assert time.perf_counter() - began < 20
+
+
+def test_a_second_oxygen_ends_a_chain_where_nothing_else_does(read, atoms):
+    """Numbers that go on, one id, no TER: the chains are told apart by OXT, or by how far they are from each other."""
+    assert any(a.name == "OXT" for a in atoms)
+    second = moved(atoms, (25, 0, 0), number=lambda a: a.number + 70)
+    found = read(pdb(atoms, second))
+    assert [(c.chain_id, len(c)) for c in found.items] == [("A", 70), ("B", 70)] and said(found, "chain B", "id A")
+    bare = [a for a in atoms if a.name != "OXT"]
+    found = read(pdb(bare, moved(bare, (200, 0, 0), number=lambda a: a.number + 70)))
+    assert [(c.chain_id, len(c)) for c in found.items] == [("A", 70), ("B", 70)]
