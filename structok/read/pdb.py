@@ -245,7 +245,7 @@ def _number(field: bytes) -> int:
     return MISSING
 
 
-_UNSEEN = re.compile(rb"REMARK 465\s+(?:\d+\s+)?(\w{1,3})\s+(\S{0,2})\s+(-?\d+)([A-Za-z]?)\s*$")
+_UNSEEN = re.compile(rb"REMARK 465\s+(?:\d+\s+)?(\w{1,3})\s+(\S{0,2})\s+(-?\d+)([A-Za-z]?(?:\+\d+)?)\s*$")
 
 
 def _read_header(table: Table, lines: list[bytes]) -> None:

@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from structok.structure import Note, many
 
-__all__ = ["BACKBONE", "MISSING", "Residue", "Table", "group_residues", "mark_placeholders"]
+__all__ = ["BACKBONE", "LAST", "MISSING", "Residue", "Table", "group_residues", "mark_placeholders"]
 
-BACKBONE = ("N", "CA", "C", "O")
+LAST = ("OXT", "OT2", "OC2")  # the second oxygen of a chain's last residue, as PDB, CHARMM and GROMACS call it
+BACKBONE = ("N", "CA", "C", "O", *LAST)
 MISSING = -(1 << 31)  # a number that the file does not give
 _FILL = 99.0  # Å; an atom with x = y = z beyond this is a program's "unknown"
 _BEYOND = 9999.0  # Å; nor are there structures as large as this

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["structure_bytes", "write_sdf", "write_structure"]
 
-_RESIDUE_ID = re.compile(r"(-?\d+)([A-Za-z]?)")
+_RESIDUE_ID = re.compile(r"(-?\d+)([A-Za-z]?(?:\+\d+)?)")  # with the slots that reading adds, such as 52+1
 
 
 def write_structure(
@@ -85,7 +85,7 @@ def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
 
 
 def _remark(chain: Backbone, slot: int) -> str:
-    """The line that says that a residue is missing; '' for slots without a number of their own."""
+    """The line that says that a residue is missing; '' for slots without a number."""
     match = _RESIDUE_ID.fullmatch(chain.residue_ids[slot])
     if match is None:
         return ""
