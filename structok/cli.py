@@ -71,8 +71,8 @@ def convert(
     print(f"wrote {out}; use it with -m {out}", file=sys.stderr)
 
 
-for command in (vocab, corpus):
-    app.command()(command)
+app.command()(vocab)
+app.command()(corpus)
 
 
 def main() -> None:
