@@ -53,6 +53,7 @@ class Table:
     resolution: float | None = None
     predicted: bool = False
     block: str = ""
+    gaps_said: bool = False  # written by structok: what the file does not call missing is not missing
     unseen: dict[str, dict[tuple[int, str], str]] = field(default_factory=dict)
     components: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
