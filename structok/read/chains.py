@@ -84,6 +84,7 @@ class Chain:
     step: float = CA_STEP
     exact: bool = False  # placed by the full sequence of an mmCIF
     unseen: dict[tuple[int, str], str] = field(default_factory=dict)  # what a PDB file says is missing
+    gaps_said: bool = False  # the file says what is missing, and nothing else is
 
     def bonded(self) -> list[bool]:
         """Whether each residue is bonded to the one before; the first counts as bonded."""

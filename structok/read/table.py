@@ -53,6 +53,7 @@ class Table:
     resolution: float | None = None
     predicted: bool = False
     block: str = ""
+    gaps_said: bool = False  # written by structok: what the file does not call missing is not missing
     unseen: dict[str, dict[tuple[int, str], str]] = field(default_factory=dict)
     components: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -91,9 +92,9 @@ def group_residues(table: Table) -> list[Residue]:
     keys = [_key(table, rows[0]) for rows in runs]
     if len(set(keys)) < len(keys):
         runs = _join_runs(table, runs, keys)
-    residues, dropped = [], 0
+    residues, dropped, named = [], 0, any(table.alt)
     for rows in runs:
-        kept = _one_location(table, rows)
+        kept = _one_location(table, rows) if named else rows  # no atom comes twice in a run
         dropped += len(rows) - len(kept)
         i = rows[0]
         place, entity = table.place, table.entity

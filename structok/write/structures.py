@@ -13,8 +13,9 @@ import numpy as np
 
 from structok.errors import InputError
 from structok.files import write_whole
+from structok.geometry import BOND_LIMIT
 from structok.names import three_letters
-from structok.read.formats import suffix_kind
+from structok.read.formats import GAPS_SAID, suffix_kind
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
@@ -77,11 +78,19 @@ def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
     file.write(text)
     lines = [_remark(c, int(i)) for c in chains for i in np.flatnonzero(~c.mask)]
     lines = [line for line in lines if line]
+    if lines or any(_broken(c) for c in chains):
+        lines.insert(0, GAPS_SAID)
     for line in text.getvalue().splitlines():
         if line.startswith(("ATOM", "HETATM")):
             line = f"{line[:20]}{next(ids):>2}{line[22:]}"
         lines.append(line)
     return ("\n".join(lines) + "\nEND\n").encode()
+
+
+def _broken(chain: Backbone) -> bool:
+    """Whether neighbours are not bonded, so that a reader could take residues between them for missing."""
+    gap = np.linalg.norm(chain.coords[1:, 0] - chain.coords[:-1, 2], axis=-1)
+    return bool((gap >= BOND_LIMIT).any())
 
 
 def _remark(chain: Backbone, slot: int) -> str:
@@ -112,6 +121,7 @@ def _cif(chains: Sequence[Backbone], atoms: AtomArray, kind: str) -> bytes:
             "mon_id": np.array([three_letters(letter) for c in chains for letter in c.sequence]),
         }
     )
+    block["software"] = new({"name": np.array(["structok"])})
     if kind == "cif":
         text = io.StringIO()
         file.write(text)
