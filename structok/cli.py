@@ -31,8 +31,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-for command in (quantize, decode, evaluate):
-    app.command()(command)
+app.command()(quantize)
+app.command()(decode)
+app.command()(evaluate)
 
 
 @app.command()
@@ -71,8 +72,8 @@ def convert(
     print(f"wrote {out}; use it with -m {out}", file=sys.stderr)
 
 
-for command in (vocab, corpus):
-    app.command()(command)
+app.command()(vocab)
+app.command()(corpus)
 
 
 def main() -> None:
