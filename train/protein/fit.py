@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from structok.protein.model import GCPVQVAEConfig
-    from train.protein.anchored import Damage
     from train.protein.data import Sampling
     from train.protein.tasks import Training
     from train.run import Run
@@ -43,11 +42,10 @@ class Data:
     valid_longest: int = 512
 
 
-def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training, damage: Damage) -> None:
-    """Train, validate, export; `damage` is for decoders that read anchors."""
+def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training) -> None:
+    """Train, validate, export."""
     from structok.protein.model import GCPVQVAEModel
     from structok.protein.tokenizer import GCPVQVAE
-    from train.protein.anchored import AnchoredTask
     from train.protein.denoise import load_encoder
     from train.protein.tasks import ProteinTask
     from train.run import begin
@@ -61,12 +59,7 @@ def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, trainin
     network = GCPVQVAEModel(model)
     if training.gcpnet and not run.checkpoint:
         load_encoder(network, training.gcpnet)
-    samples = str(run.folder / "samples")
-    task: ProteinTask
-    if model.anchors:
-        task = AnchoredTask(network, training, damage, save, samples)
-    else:
-        task = ProteinTask(network, training, save, samples)
+    task = ProteinTask(network, training, save, str(run.folder / "samples"))
     if run.compile:
         compile_parts(task.model)
 
@@ -120,7 +113,6 @@ def main(args: list[str] | None = None) -> None:
     from jsonargparse import ArgumentParser
 
     from structok.protein.model import GCPVQVAEConfig
-    from train.protein.anchored import Damage
     from train.protein.data import Sampling
     from train.protein.pack import pack
     from train.protein.tasks import Training
@@ -132,7 +124,7 @@ def main(args: list[str] | None = None) -> None:
     for kind in ("fit", "denoise"):
         command = ArgumentParser()
         command.add_argument("--config", action="config")
-        for name, settings in {**sections, **({"damage": Damage} if kind == "fit" else {})}.items():
+        for name, settings in sections.items():
             command.add_class_arguments(settings, name)
         commands.add_subcommand(kind, command)
     packing = ArgumentParser()
@@ -143,8 +135,5 @@ def main(args: list[str] | None = None) -> None:
     if parsed.subcommand == "pack":
         pack(**chosen)
     else:
-        common = chosen.run, chosen.model, chosen.data, chosen.sampling, chosen.training
-        if parsed.subcommand == "fit":
-            fit(*common, chosen.damage)
-        else:
-            denoise(*common)
+        work = fit if parsed.subcommand == "fit" else denoise
+        work(chosen.run, chosen.model, chosen.data, chosen.sampling, chosen.training)
