@@ -18,9 +18,22 @@ from structok.files import open_whole
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_sizes", "check_tensors", "make_config", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "check_sizes",
+    "check_tensors",
+    "checkpoints_folder",
+    "make_config",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 T = TypeVar("T")
+
+
+def checkpoints_folder() -> Path:
+    """Where the shipped checkpoints lie: inside the installed package, or beside it in a clone."""
+    inside = Path(__file__).parent / "checkpoints"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "checkpoints"
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -64,9 +77,14 @@ def make_config(cls: type[T], values: Any, where: str) -> T:
         raise CheckpointError(f"{where}: unknown config keys {sorted(wrong)}; known: {sorted(hints)}")
     if missing := set(hints) - set(values):
         raise CheckpointError(f"{where}: missing config keys {sorted(missing)}")
-    found = {}
+    found: dict[str, Any] = {}
     for name, kind in hints.items():
         value = values[name]
+        if type(None) in get_args(kind):  # optional
+            if value is None:
+                found[name] = None
+                continue
+            [kind] = set(get_args(kind)) - {type(None)}
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             value = make_config(kind, value, f"{where}, {name}")
         elif choices := get_args(kind):  # a Literal

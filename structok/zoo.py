@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from structok.checkpoint import read_checkpoint
+from structok.checkpoint import checkpoints_folder, read_checkpoint
 from structok.errors import CheckpointError
 
 __all__ = ["default_models", "describe_models", "list_models", "load", "pick_device", "resolve"]
@@ -25,15 +25,10 @@ _TOKENIZERS = {
 _DEFAULTS = {"protein": "chain-vq-4096", "nucleic": "nucleic-vq-4096", "molecule": "molstructok"}
 
 
-def checkpoints_folder() -> Path:
-    """Where the shipped checkpoints lie: inside the installed package, or beside it in a clone."""
-    inside = Path(__file__).parent / "checkpoints"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "checkpoints"
-
-
 def list_models() -> list[str]:
-    """Names of the shipped checkpoints, sorted."""
-    return sorted(p.parent.name for p in checkpoints_folder().glob("*/config.json"))
+    """Names of the shipped tokenizers, sorted."""
+    configs = checkpoints_folder().glob("*/config.json")
+    return sorted(p.parent.name for p in configs if json.loads(p.read_text())["model_type"] in _TOKENIZERS)
 
 
 def default_models() -> dict[str, str]:

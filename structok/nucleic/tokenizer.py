@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from structok.nucleic.atoms import BASES, HANGING, IN_FRAME, SLOTS
 from structok.nucleic.chain import NucleicChain
 from structok.nucleic.choice import best_path, contacts_of, settle
 from structok.nucleic.conformers import O3, POINTS, Bases, Conformers, Options, P, observed_points, weights
+from structok.nucleic.metrics import compare_atoms, frame_rmsd
 from structok.polymer.chain import ChainModel
 from structok.polymer.link import Link
 from structok.polymer.local import onto_rebuilt
@@ -117,6 +119,14 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
     @property
     def streams(self) -> tuple[Stream, ...]:
         return declare("nucleic", codes=self.codebook_size, conformers=self.config.conformers)
+
+    def compare(self, structure: NucleicChain, back: NucleicChain, tokens: Tokens) -> dict[str, Any]:
+        return {
+            "length": len(tokens),
+            "rmsd": compare_atoms(back.atoms, structure.atoms).rmsd,
+            "rmsd_frames": frame_rmsd(back.atoms, structure.atoms),
+            "bits_per_token": math.log2(self.codebook_size) + math.log2(self.config.conformers),
+        }
 
     def prepare(self, x: Any) -> NucleicChain:
         if not isinstance(x, NucleicChain):

@@ -1,1 +1,1 @@
-"""Chains of rigid frames: steps, closed-loop search, bridges. Knows no residue names."""
+"""Chains of rigid frames: steps, closed-loop search, bridges, anchors, repair. Knows no residue names."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from structok.errors import CheckpointError, InputError, TokensError
 from structok.protein.sidechain import SideChains
 from structok.protein.sidechain_atoms import ATOMS
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from structok.tokenizer import Search, Tokenizer
 from structok.tokens import Stream, Tokens, declare
 
@@ -125,6 +125,9 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
 
     def tokens(self, item: AtomChain, codes: Int[np.ndarray, "two l"]) -> Tokens:
         return replace(self.backbone.tokens(item, codes[0]), model=self.name, sidechains=codes[1])
+
+    def compare(self, structure: AtomChain, back: AtomChain, tokens: Tokens) -> dict[str, Any]:
+        return self.backbone.compare(structure, back, tokens)
 
     def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[AtomChain]:
         for tokens in many:

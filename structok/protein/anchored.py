@@ -22,7 +22,7 @@ from structok.geometry import apply, invert, kabsch, rigid
 from structok.nn.transformer import Transformer
 from structok.protein.decoder import chain_frames, frames_from_numbers
 
-__all__ = ["AnchoredDecoder", "Decoded"]
+__all__ = ["AnchoredDecoder", "Anchors", "Decoded", "superpose_locally"]
 
 _NEAR = 10  # anchors around a residue that its superposition looks at
 _SEEN = 6  # anchors that the corrections look at
@@ -30,6 +30,21 @@ _WIDTH = 16.0  # residues, within which anchors count (standard deviation of a G
 _OFF = 3.0  # Å from the superposition at which an anchor has lost three quarters of its weight
 _LONG = 10.0  # Å, unit of the distances that the network reads
 _HELIX = (-3.572, 0.899, 0.964, -0.402, 0.249, -0.881, 0.913, 0.031, -0.408)  # t, x, y of an ideal helix's step
+
+
+class Anchors(NamedTuple):
+    """Coarse positions of every `spacing`-th residue of each chain, in a frame that all of them share.
+
+    Parameters
+    ----------
+    positions : anchor j belongs to slot j * spacing, Å; anything where not known
+    known : whether there is one; all False decodes the codes alone
+    radius : of the frame's ball, Å: it says how coarse they are
+    """
+
+    positions: Float[Tensor, "b a 3"]
+    known: Bool[Tensor, "b a"]
+    radius: Float[Tensor, " b"]
 
 
 class Decoded(NamedTuple):
@@ -182,15 +197,7 @@ class AnchoredDecoder(nn.Module):
         known: Bool[Tensor, "b a"],
         radius: Float[Tensor, " b"],
     ) -> Decoded:
-        """Absolute frames from code vectors and anchors.
-
-        Parameters
-        ----------
-        vectors, mask : see `VectorQuantizer`; no residue is looked at where `mask` is False
-        anchors : anchor j belongs to slot j * spacing, Å
-        known : whether there is one; all False decodes the codes alone
-        radius : of the anchors' frame, Å: it says how coarse they are
-        """
+        """Absolute frames from code vectors and anchors; see `Anchors` and `VectorQuantizer`."""
         hidden = self.transformer(self.into(vectors), mask)
         numbers = self.out(self.norm(hidden))
         with torch.autocast(numbers.device.type, enabled=False):

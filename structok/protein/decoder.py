@@ -49,13 +49,23 @@ class Decoder(nn.Module):
     Parameters
     ----------
     code_dim : dimension of the code vectors
-    dim, depth, heads, kv_heads, multiple : see `Transformer`
+    dim, depth, heads, kv_heads, multiple, reach : see `Transformer`
     """
 
-    def __init__(self, code_dim: int, dim: int, depth: int, heads: int, kv_heads: int, multiple: int) -> None:
+    def __init__(
+        self,
+        code_dim: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        kv_heads: int,
+        multiple: int,
+        *,
+        reach: int | None = None,
+    ) -> None:
         super().__init__()
         self.into = nn.Linear(code_dim, dim, bias=False)
-        self.transformer = Transformer(dim, depth, heads, kv_heads, multiple)
+        self.transformer = Transformer(dim, depth, heads, kv_heads, multiple, reach=reach)
         self.hidden = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, 9)

@@ -1,0 +1,208 @@
+"""Decoding with repair: the most probable story behind codes and anchors that disagree.
+
+Codes say how each residue follows the one before, exactly but for the wrong ones, behind which everything is
+displaced. Anchors say where residues are, coarsely but for the wrong ones. The story that explains them minimises, in
+units of squared standard errors, Σ min(d², cap) over the anchors + what the substituted codes cost.
+
+The search grows a story from the stretch of anchors that agrees best with its codes, to the right and then to the
+left, in a beam: at each anchor a story goes on as the codes say, or takes another code in one of the slots up to it
+(the misfit of the next anchors is measured for all codes), or leaves it to the anchors where the next piece lies.
+Then each substitution is chosen again in view of the anchors on both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+from structok.codebook.nearest import nearest_code
+from structok.geometry import apply, invert, scan
+from structok.polymer.anchors import RADII, AnchorPoints
+from structok.polymer.chain import ChainModel
+from structok.polymer.polish_cpu import features, polish, suspicious
+from structok.polymer.repair_cpu import SUMS, Limits, add, extend, fit, seed
+from structok.polymer.search import pose_rows
+
+__all__ = ["Limits", "Repairer", "Repairs", "limits_for"]
+
+_BLUR = 0.468  # error of an anchor, of the mean distance from its point to the eight next ones (validation)
+_REACH = 40  # residues that a search looks ahead
+_MEMORY = 110.0  # residues after which an anchor weighs 1 / e
+_SWEEPS = 3
+
+
+def limits_for(spacing: int) -> Limits:
+    """How to search where an anchor stands every `spacing` slots."""
+    return Limits(ahead=max(4, round(_REACH / spacing)), fade=float(np.exp(-spacing / _MEMORY)))
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What a decoder did not take at its word.
+
+    Parameters
+    ----------
+    slots, old, new : slots whose code is replaced, what it was and what is taken instead; -1 for a free step,
+        where the anchors alone say how the chain goes on
+    rejected : anchors that were left out
+    """
+
+    slots: tuple[int, ...] = ()
+    old: tuple[int, ...] = ()
+    new: tuple[int, ...] = ()
+    rejected: tuple[int, ...] = field(default=())
+
+    def __bool__(self) -> bool:
+        return bool(self.slots or self.rejected)
+
+
+class Repairer:
+    """Poses chains of codes by their anchors, and repairs what is damaged.
+
+    Parameters
+    ----------
+    model : of the codes
+    points : of the anchors
+    """
+
+    def __init__(self, model: ChainModel, points: AnchorPoints) -> None:
+        self.model, self.points = model, points
+        self._transforms = model.transforms.cpu().numpy()
+
+    def __call__(
+        self,
+        codes: Int[Array, " l"],
+        anchors: Int[Array, " n"],
+        spacing: int,
+        radius: int,
+        *,
+        repair: bool = True,
+        limits: Limits | None = None,
+    ) -> tuple[Float[Array, "l 3 3"], Repairs]:
+        """N, CA, C in the anchors' frame, Å, and what was repaired.
+
+        Anchor j belongs to slot `j * spacing`, -1 is none. Without damage the chain is that of the codes.
+        """
+        limits = limits_for(spacing) if limits is None else limits
+        codes = codes.astype(np.int64)
+        told = np.flatnonzero(anchors >= 0)
+        slots, size = told * spacing, float(RADII[radius])
+        x = self._places[0][anchors[told]] * size
+        w = 3 / (_BLUR * self._places[1][anchors[told]] * size) ** 2
+        wrong = np.zeros(len(told), bool)
+        coords = self.model.decode(torch.from_numpy(codes))
+        if not len(told):
+            return coords.numpy(), Repairs()
+        rows = self._rows(self._transforms[codes])
+        if not (repair and len(told) > 2 and suspicious(rows, slots, x, w, wrong, limits)):
+            return _posed(coords, slots, x, w), Repairs()
+        code, steps = self._story(codes, rows, slots, x, w, limits, wrong)
+        changed = np.flatnonzero(code > -2)
+        if len(changed):
+            coords = self._decode(np.where(code >= 0, code, codes), steps)
+        repairs = Repairs(*(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong])))
+        return _posed(coords, slots, x, w * ~wrong), repairs
+
+    @cached_property
+    def _places(self) -> tuple[Float[Array, "k 3"], Float[Array, " k"]]:
+        """The points, and how far the next eight are on average, both in units of the radius."""
+        points = self.points.points
+        near = nearest_code(points, points, 9)[0][:, 1:].double().clamp(min=0).sqrt().mean(1)
+        return points.double().numpy(), near.numpy()
+
+    @cached_property
+    def _tables(self) -> tuple[Array, Array, Array, Array, Array]:
+        """What codes do along the chain and against it, by code and by component, and what `polish` needs of them."""
+        there, back = (pose_rows(t).cpu().numpy() for t in (self.model.transforms, invert(self.model.transforms)))
+        columns = (np.ascontiguousarray(t.T, dtype=np.float32) for t in (there, back))
+        return there, back, *columns, features(there)  # type: ignore[return-value]
+
+    @staticmethod
+    def _rows(steps: Float[Array, "l 4 4"]) -> Float[Array, "l 12"]:
+        """Frames that the steps lead to."""
+        return np.ascontiguousarray(pose_rows(scan(torch.from_numpy(steps))).numpy())
+
+    def _decode(self, codes: Int[Array, " l"], steps: Float[Array, "l 4 4"]) -> Float[torch.Tensor, "l 3 3"]:
+        """The chain of steps some of which are free; the residues look inside as their codes say."""
+        frames = scan(torch.from_numpy(steps))
+        inner = apply(invert(self.model.transforms.cpu()), self.model.steps.cpu())
+        return apply(frames, inner[torch.from_numpy(codes)])
+
+    def _story(
+        self,
+        codes: Int[Array, " l"],
+        rows: Float[Array, "l 12"],
+        slots: Int[Array, " n"],
+        x: Float[Array, "n 3"],
+        w: Float[Array, " n"],
+        limits: Limits,
+        wrong: Array,
+    ) -> tuple[Int[Array, " l"], Float[Array, "l 4 4"]]:
+        """What is substituted (-2 nothing, -1 a free step) and the steps that follow; fills `wrong`."""
+        there, back, table, back_table, feature = self._tables
+        n, y = len(slots), np.ascontiguousarray(rows[slots, 9:])
+        code, own = np.full(len(codes), -2), self._transforms[codes]
+        steps = own.copy()
+        first, last = seed(y, x, w, limits.cap, limits.fade)
+        out = np.full(n, -1), np.full(n, -2), np.zeros((n, 12)), wrong
+        sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
+        for a in range(first, last + 1):
+            trial = sums * limits.fade
+            before = fit(trial, pose)
+            add(trial, y[a], x[a], w[a])
+            wrong[a] = fit(trial, pose) - before > limits.cap
+            sums = sums if wrong[a] else trial
+        if last + 1 < n:
+            extend(1, last + 1, rows, slots, y, x, w, there, table, sums, limits, out)
+            self._take(out, range(last + 1, n), code, steps, inverse=False)
+        if first > 0:
+            # what is repaired so far is one rigid body, seen from the frame where the seed begins
+            frames = self._rows(steps)
+            move = _matrix(rows[slots[first]]) @ np.linalg.inv(_matrix(frames[slots[first]]))
+            sums = np.zeros(SUMS)
+            for a in range(n - 1, first - 1, -1):
+                sums *= limits.fade
+                if not wrong[a]:
+                    add(sums, move[:3, :3] @ frames[slots[a], 9:] + move[:3, 3], x[a], w[a])
+            extend(-1, first - 1, rows, slots, y, x, w, back, back_table, sums, limits, out)
+            self._take(out, range(first), code, steps, inverse=True)
+        flat = _flat(steps)
+        polish(_flat(own), codes, slots, x, w, there, feature, limits, _SWEEPS, code, flat, wrong)
+        return code, np.stack([_matrix(row) for row in flat])
+
+    def _take(self, out: tuple[Array, ...], anchors: range, code: Array, steps: Array, *, inverse: bool) -> None:
+        """Copy the story's substitutions between these anchors."""
+        for a in anchors:
+            slot, new = int(out[0][a]), int(out[1][a])
+            if new > -2:
+                free = _matrix(out[2][a])
+                code[slot] = new
+                steps[slot] = self._transforms[new] if new >= 0 else (np.linalg.inv(free) if inverse else free)
+
+
+def _matrix(row: Float[Array, " 12"]) -> Float[Array, "4 4"]:
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = row[:9].reshape(3, 3), row[9:]
+    return out
+
+
+def _flat(steps: Float[Array, "l 4 4"]) -> Float[Array, "l 12"]:
+    return np.ascontiguousarray(pose_rows(torch.from_numpy(steps)).numpy())
+
+
+def _posed(
+    coords: Float[torch.Tensor, "l 3 3"], slots: Int[Array, " n"], x: Float[Array, "n 3"], w: Float[Array, " n"]
+) -> Float[Array, "l 3 3"]:
+    """The chain where its anchors say."""
+    sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
+    places = coords[:, 1].numpy()
+    for a, slot in enumerate(slots):
+        add(sums, places[slot], x[a], w[a])
+    fit(sums, pose)
+    move = torch.from_numpy(_matrix(pose))
+    return apply(move, coords.double()).numpy()

@@ -1,0 +1,433 @@
+"""The search of `repair`, compiled for the CPU.
+
+Rigid motions are rows of twelve numbers: the rotation row by row, then the translation. Superpositions need only
+sums over pairs of points, rows of seventeen numbers (`_add`), which a rigid motion of one side updates.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from structok.codebook.cpu import compiled
+
+__all__ = ["SUMS", "Limits", "add", "evidence", "extend", "fit", "move", "seed"]
+
+SUMS = 17  # weight, Σ w y, Σ w x, Σ w y xᵀ, Σ w (|y|² + |x|²)
+_FAST = {"contract", "reassoc", "nnan", "nsz"}
+_JUMPS = (3, 4, 6)  # anchors that pose a piece on its own
+
+
+class Limits(NamedTuple):
+    """What stories cost, in units of squared standard errors, and how widely to search.
+
+    cap : of an anchor, however far it lies from its residue: it counts as wrong
+    substitution : of another code in one slot
+    jump : of a piece that is posed by its own anchors, whatever the codes say
+    alike : at most so much less does a substitution cost where many codes would do
+    doubt : misfit of the next anchors above which other codes are tried
+    ahead : anchors to look at
+    fade : what an anchor weighs in the pose beside the next one, so that small bends do not add up
+    beam : stories kept
+    tried : other codes tried for each story and gap
+    """
+
+    cap: float = 22.0
+    substitution: float = 24.0
+    jump: float = 40.0
+    alike: float = 12.0
+    doubt: float = 25.0
+    ahead: int = 5
+    fade: float = 0.93
+    beam: int = 16
+    tried: int = 8
+
+
+@compiled()
+def _compose(a, b, out):
+    """out = a b."""
+    for i in range(3):
+        for j in range(3):
+            out[3 * i + j] = a[3 * i] * b[j] + a[3 * i + 1] * b[3 + j] + a[3 * i + 2] * b[6 + j]
+        out[9 + i] = a[9 + i] + a[3 * i] * b[9] + a[3 * i + 1] * b[10] + a[3 * i + 2] * b[11]
+
+
+@compiled()
+def _invert(a, out):
+    for i in range(3):
+        for j in range(3):
+            out[3 * i + j] = a[3 * j + i]
+    for i in range(3):
+        out[9 + i] = -(out[3 * i] * a[9] + out[3 * i + 1] * a[10] + out[3 * i + 2] * a[11])
+
+
+@compiled()
+def _apply(a, x, out):
+    for i in range(3):
+        out[i] = a[9 + i] + a[3 * i] * x[0] + a[3 * i + 1] * x[1] + a[3 * i + 2] * x[2]
+
+
+@compiled()
+def _miss(pose, y, x, w):
+    """Squared distance, in squared standard errors, of an anchor x from its residue y."""
+    square = 0.0
+    for i in range(3):
+        square += (pose[9 + i] + pose[3 * i] * y[0] + pose[3 * i + 1] * y[1] + pose[3 * i + 2] * y[2] - x[i]) ** 2
+    return w * square
+
+
+@compiled()
+def add(sums, y, x, w):
+    """Count a pair of points in."""
+    sums[0] += w
+    for i in range(3):
+        sums[1 + i] += w * y[i]
+        sums[4 + i] += w * x[i]
+        for j in range(3):
+            sums[7 + 3 * i + j] += w * y[i] * x[j]
+        sums[16] += w * (y[i] * y[i] + x[i] * x[i])
+
+
+@compiled()
+def move(sums, a):
+    """Move all points y by a."""
+    old = sums[:17].copy()
+    for i in range(3):
+        turned = a[3 * i] * old[1] + a[3 * i + 1] * old[2] + a[3 * i + 2] * old[3]
+        sums[1 + i] = turned + old[0] * a[9 + i]
+        for j in range(3):
+            sums[7 + 3 * i + j] = (
+                a[3 * i] * old[7 + j] + a[3 * i + 1] * old[10 + j] + a[3 * i + 2] * old[13 + j] + a[9 + i] * old[4 + j]
+            )
+        sums[16] += 2 * a[9 + i] * turned + old[0] * a[9 + i] ** 2
+
+
+@compiled()
+def fit(sums, pose):
+    """The pose that brings the points y nearest to the points x, and the summed squared distance that is left.
+
+    The largest eigenvalue of Horn's quaternion matrix by Newton's method (Theobald 2005), its vector from a row of
+    cofactors. Where the points do not tell, `pose` keeps its rotation.
+    """
+    w = sums[0]
+    if w <= 0:
+        return 0.0
+    s = np.empty((3, 3))
+    spread = sums[16]
+    for i in range(3):
+        spread -= (sums[1 + i] ** 2 + sums[4 + i] ** 2) / w
+        for j in range(3):
+            s[i, j] = sums[7 + 3 * i + j] - sums[1 + i] * sums[4 + j] / w
+    k = np.empty((4, 4))
+    k[0, 0] = s[0, 0] + s[1, 1] + s[2, 2]
+    k[1, 1] = s[0, 0] - s[1, 1] - s[2, 2]
+    k[2, 2] = s[1, 1] - s[0, 0] - s[2, 2]
+    k[3, 3] = s[2, 2] - s[0, 0] - s[1, 1]
+    k[0, 1] = k[1, 0] = s[1, 2] - s[2, 1]
+    k[0, 2] = k[2, 0] = s[2, 0] - s[0, 2]
+    k[0, 3] = k[3, 0] = s[0, 1] - s[1, 0]
+    k[1, 2] = k[2, 1] = s[0, 1] + s[1, 0]
+    k[1, 3] = k[3, 1] = s[2, 0] + s[0, 2]
+    k[2, 3] = k[3, 2] = s[1, 2] + s[2, 1]
+    c2 = 0.0
+    for i in range(3):
+        for j in range(3):
+            c2 -= 2 * s[i, j] ** 2
+    c1 = -8 * (
+        s[0, 0] * (s[1, 1] * s[2, 2] - s[1, 2] * s[2, 1])
+        - s[0, 1] * (s[1, 0] * s[2, 2] - s[1, 2] * s[2, 0])
+        + s[0, 2] * (s[1, 0] * s[2, 1] - s[1, 1] * s[2, 0])
+    )
+    c0 = _det4(k)
+    top = spread / 2
+    for _ in range(50):
+        square = top * top
+        value = (square + c2) * square + c1 * top + c0
+        slope = 4 * square * top + 2 * c2 * top + c1
+        if slope == 0.0:
+            break
+        step = value / slope
+        top -= step
+        if abs(step) < 1e-13 * abs(top):
+            break
+    for i in range(4):
+        k[i, i] -= top
+    best, q = 0.0, np.zeros(4)
+    for row in range(4):
+        norm, v = 0.0, np.empty(4)
+        for col in range(4):
+            v[col] = _cofactor(k, row, col)
+            norm += v[col] ** 2
+        if norm > best:
+            best, q = norm, v / np.sqrt(norm)
+    if best > 1e-14 * spread**6:
+        a, b, c, d = q[0], q[1], q[2], q[3]
+        pose[0], pose[1], pose[2] = a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)
+        pose[3], pose[4], pose[5] = 2 * (b * c + a * d), a * a - b * b + c * c - d * d, 2 * (c * d - a * b)
+        pose[6], pose[7], pose[8] = 2 * (b * d - a * c), 2 * (c * d + a * b), a * a - b * b - c * c + d * d
+    for i in range(3):
+        turned = pose[3 * i] * sums[1] + pose[3 * i + 1] * sums[2] + pose[3 * i + 2] * sums[3]
+        pose[9 + i] = (sums[4 + i] - turned) / w
+    return max(spread - 2 * top, 0.0)
+
+
+@compiled()
+def _cofactor(k, row, col):
+    a, b, c = (row + 1) % 4, (row + 2) % 4, (row + 3) % 4
+    d, e, f = (col + 1) % 4, (col + 2) % 4, (col + 3) % 4
+    sign = 1.0 if (row + col) % 2 == 0 else -1.0
+    det = (
+        k[a, d] * (k[b, e] * k[c, f] - k[b, f] * k[c, e])
+        - k[a, e] * (k[b, d] * k[c, f] - k[b, f] * k[c, d])
+        + k[a, f] * (k[b, d] * k[c, e] - k[b, e] * k[c, d])
+    )
+    return sign * det
+
+
+@compiled()
+def _det4(k):
+    return (
+        k[0, 0] * _cofactor(k, 0, 0)
+        + k[0, 1] * _cofactor(k, 0, 1)
+        + k[0, 2] * _cofactor(k, 0, 2)
+        + k[0, 3] * _cofactor(k, 0, 3)
+    )
+
+
+@compiled()
+def seed(y, x, w, cap, fade):
+    """The stretch of anchors that best agrees with rigid codes: its first and its last."""
+    n = len(y)
+    best, first, last = -1.0, 0, 0
+    sums, trial, pose = np.zeros(SUMS), np.zeros(SUMS), np.zeros(12)
+    for a in range(n):
+        sums[:] = 0.0
+        pose[:] = 0.0
+        pose[0] = pose[4] = pose[8] = 1.0
+        cost, held, out = 0.0, 0, 0
+        for b in range(a, n):
+            trial[:] = fade * sums
+            before = fit(trial, pose)
+            add(trial, y[b], x[b], w[b])
+            more = fit(trial, pose) - before
+            if more > cap:
+                out += 1
+                if out > 1:
+                    break
+                cost += cap
+                continue
+            sums[:] = trial
+            cost, held, out = cost + more, held + 1, 0
+            if held >= 3 and held * 6.0 - cost > best:
+                best, first, last = held * 6.0 - cost, a, b
+    return first, last
+
+
+@compiled(fastmath=_FAST)
+def _scan(y, z, w, table, cap, score):
+    """For each code, the capped misfit of anchors z seen from the known side whose residues are y on the other."""
+    score[:] = 0.0
+    for m in range(len(y)):
+        y0, y1, y2 = y[m, 0], y[m, 1], y[m, 2]
+        z0, z1, z2, v = z[m, 0], z[m, 1], z[m, 2], w[m]
+        for k in range(len(score)):
+            a = table[0, k] * y0 + table[1, k] * y1 + table[2, k] * y2 + table[9, k] - z0
+            b = table[3, k] * y0 + table[4, k] * y1 + table[5, k] * y2 + table[10, k] - z1
+            c = table[6, k] * y0 + table[7, k] * y1 + table[8, k] * y2 + table[11, k] - z2
+            score[k] += min(v * (a * a + b * b + c * c), cap)
+
+
+@compiled()
+def evidence(score, known):
+    """Adds the codes that do as well as the best to `known`, (least score, how many in effect)."""
+    least, many = known
+    low = score.min()
+    if low < least:
+        many *= np.exp((low - least) / 2) if many > 0 else 0.0
+        least = low
+    for k in range(len(score)):
+        if score[k] < least + 12.0:
+            many += np.exp((least - score[k]) / 2)
+    return least, many
+
+
+@compiled()
+def _promise(pose, sums, y, x, w, j, way, ahead, cap):
+    """Misfit of the anchors that follow when the pose may still follow them; wrong ones capped."""
+    trial, moved = sums.copy(), pose.copy()
+    cost, at = -fit(trial, moved), j
+    for _ in range(ahead):
+        if at < 0 or at >= len(y):
+            break
+        if _miss(pose, y[at], x[at], w[at]) > cap:
+            cost += cap
+        else:
+            add(trial, y[at], x[at], w[at])
+        at += way
+    return cost + fit(trial, moved)
+
+
+@compiled()
+def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
+    """Stories of the chain from anchor j on, in direction `way` (1 or -1), the best one.
+
+    Parameters
+    ----------
+    frames : of the chain as its codes have it
+    slots, y, x, w : of each anchor its slot, its residue in the chain as the codes have it, its place, its weight
+    steps, table : what each code does in this direction, by code in float64 and by component in float32
+    sums : of the anchors that are explained already
+    out : (slot, code, step, wrong) by anchor; code -1 is a jump by `step`, -2 is nothing
+    """
+    cap, beam, n, size = limits.cap, limits.beam, len(y), len(steps)
+    out_slot, out_code, out_step, out_wrong = out
+    room = beam * (1 + limits.tried + 3)
+    state, pose, fixed = np.zeros((beam, SUMS)), np.zeros((beam, 12)), np.zeros(beam)
+    state[0] = sums
+    pose[0, 0] = pose[0, 4] = pose[0, 8] = 1.0
+    fit(state[0], pose[0])
+    until, c_until = np.zeros(beam, np.int64), np.zeros(room, np.int64)
+    alive = 1
+    count = n - j if way > 0 else j + 1
+    back = np.zeros((count, beam), np.int64)
+    b_slot, b_code = np.zeros((count, beam), np.int64), np.full((count, beam), -2)
+    b_step, b_wrong = np.zeros((count, beam, 12)), np.zeros((count, beam), np.bool_)
+    c_state, c_pose, c_fixed, c_rank = np.zeros((room, SUMS)), np.zeros((room, 12)), np.zeros(room), np.zeros(room)
+    c_back, c_slot, c_code = np.zeros(room, np.int64), np.zeros(room, np.int64), np.zeros(room, np.int64)
+    c_step, c_wrong = np.zeros((room, 12)), np.zeros(room, np.bool_)
+    score = np.empty(size, np.float32)
+    ys, zs = np.empty((limits.ahead, 3), np.float32), np.empty((limits.ahead, 3), np.float32)
+    ws = np.empty(limits.ahead, np.float32)
+    t_score, t_slot, t_code = np.empty(limits.tried), np.empty(limits.tried, np.int64), np.empty(limits.tried, np.int64)
+    one, two, three, point = np.empty(12), np.empty(12), np.empty(12), np.empty(3)
+    for turn in range(count):
+        at = j + way * turn
+        here = slots[at - way]
+        made = 0
+        for h in range(alive):
+            left = min(limits.ahead, count - turn)
+            misfit = 0.0
+            for m in range(left):
+                a = at + way * m
+                misfit += min(_miss(pose[h], y[a], x[a], w[a]), cap)
+            # the story goes on
+            c_state[made], c_pose[made], c_fixed[made] = state[h], pose[h], fixed[h]
+            c_back[made], c_slot[made], c_code[made], c_until[made] = h, -1, -2, until[h]
+            made += 1
+            if misfit <= limits.doubt * left / limits.ahead:
+                continue
+            # another code in one of the slots up to the next anchor
+            held = 0
+            known_codes = (np.float64(np.inf), 0.0)
+            low, high = (here + 1, slots[at] + 1) if way > 0 else (slots[at] + 1, here + 1)
+            for s in range(low, high):
+                known, new = (s - 1, s) if way > 0 else (s, s - 1)
+                _compose(pose[h], frames[known], one)
+                _invert(one, two)
+                _invert(frames[new], three)
+                for m in range(left):
+                    a = at + way * m
+                    _apply(two, x[a], point)
+                    zs[m] = point
+                    _apply(three, y[a], point)
+                    ys[m] = point
+                    ws[m] = w[a]
+                _scan(ys[:left], zs[:left], ws[:left], table, np.float32(cap), score)
+                known_codes = evidence(score, known_codes)
+                for _ in range(3):
+                    k = score.argmin()
+                    value = score[k]
+                    score[k] = np.inf
+                    place = min(held, limits.tried - 1)
+                    if held == limits.tried and value >= t_score[place]:
+                        break
+                    while place > 0 and value < t_score[place - 1]:
+                        t_score[place], t_slot[place], t_code[place] = (
+                            t_score[place - 1],
+                            t_slot[place - 1],
+                            t_code[place - 1],
+                        )
+                        place -= 1
+                    t_score[place], t_slot[place], t_code[place] = value, s, k
+                    held = min(held + 1, limits.tried)
+            price = limits.substitution - min(2 * np.log(max(known_codes[1], 1.0)), limits.alike)
+            for i in range(held):
+                s, k = t_slot[i], t_code[i]
+                if t_score[i] + price > misfit + cap:
+                    continue
+                known, new = (s - 1, s) if way > 0 else (s, s - 1)
+                # from the new piece's coordinates to the old one's
+                _compose(frames[known], steps[k], one)
+                _invert(frames[new], two)
+                _compose(one, two, three)
+                _compose(pose[h], three, c_pose[made])
+                _invert(three, one)
+                c_state[made] = state[h]
+                move(c_state[made], one)
+                c_fixed[made] = fixed[h] + price
+                c_back[made], c_slot[made], c_code[made], c_until[made] = h, s, k, until[h]
+                made += 1
+            # or the next piece lies where its own anchors say
+            for m in _JUMPS:
+                if m > count - turn:
+                    break
+                c_state[made] = 0.0
+                for i in range(m):
+                    a = at + way * i
+                    add(c_state[made], y[a], x[a], w[a])
+                c_pose[made] = pose[h]
+                cost = fit(c_state[made], c_pose[made])
+                if cost > cap * (m - 2) or cost + limits.jump > misfit + 2 * cap:
+                    continue
+                c_fixed[made] = fixed[h] + limits.jump + cost
+                nearest = np.inf
+                for s in range(low, high):
+                    known, new = (s - 1, s) if way > 0 else (s, s - 1)
+                    _apply(pose[h], frames[known, 9:], one)
+                    _apply(c_pose[made], frames[new, 9:], two)
+                    far = abs(np.sqrt((one[0] - two[0]) ** 2 + (one[1] - two[1]) ** 2 + (one[2] - two[2]) ** 2) - 3.8)
+                    if far < nearest:
+                        nearest, c_slot[made] = far, s
+                s = c_slot[made]
+                known, new = (s - 1, s) if way > 0 else (s, s - 1)
+                _compose(pose[h], frames[known], one)
+                _invert(one, two)
+                _compose(c_pose[made], frames[new], one)
+                _compose(two, one, c_step[made])
+                c_back[made], c_code[made], c_until[made] = h, -1, turn + m
+                made += 1
+        for c in range(made):
+            counted = max(c_until[c] - turn, 0)
+            ahead = _promise(c_pose[c], c_state[c], y, x, w, at + way * counted, way, limits.ahead - counted, cap)
+            c_rank[c] = c_fixed[c] + ahead
+            c_wrong[c] = False
+            if counted:
+                continue
+            c_wrong[c] = _miss(c_pose[c], y[at], x[at], w[at]) > cap
+            if c_wrong[c]:
+                c_fixed[c] += cap
+            else:
+                c_state[c] *= limits.fade
+                c_fixed[c] -= fit(c_state[c], c_pose[c])
+                add(c_state[c], y[at], x[at], w[at])
+                c_fixed[c] += fit(c_state[c], c_pose[c])
+        order = c_rank[:made].argsort(kind="mergesort")
+        alive = 0
+        for c in order:
+            if alive == beam or c_rank[c] > c_rank[order[0]] + 60.0:
+                break
+            state[alive], pose[alive], fixed[alive], until[alive] = c_state[c], c_pose[c], c_fixed[c], c_until[c]
+            back[turn, alive], b_slot[turn, alive], b_code[turn, alive] = c_back[c], c_slot[c], c_code[c]
+            b_step[turn, alive], b_wrong[turn, alive] = c_step[c], c_wrong[c]
+            alive += 1
+    best, at = np.inf, 0
+    for h in range(alive):
+        if fixed[h] < best:
+            best, at = fixed[h], h
+    for turn in range(count - 1, -1, -1):
+        a = j + way * turn
+        out_slot[a], out_code[a], out_wrong[a] = b_slot[turn, at], b_code[turn, at], b_wrong[turn, at]
+        out_step[a] = b_step[turn, at]
+        at = back[turn, at]
+    return best
