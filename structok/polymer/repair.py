@@ -34,6 +34,7 @@ _BLUR = 0.468  # error of an anchor, of the mean distance from its point to the 
 _REACH = 40  # residues that a search looks ahead
 _MEMORY = 110.0  # residues after which an anchor weighs 1 / e
 _SWEEPS = 3
+_TIE, _FREE = 0.1, 1e-3  # what anchors beyond a substituted, beyond a free step count in a piece's pose
 
 
 def limits_for(spacing: int) -> Limits:
@@ -108,7 +109,8 @@ class Repairer:
         repairs = Repairs(
             *(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong]))
         )
-        return _posed(coords, slots, x, w * ~wrong), repairs
+        tie = np.where(code >= 0, _TIE, np.where(code == -1, _FREE, 1.0))
+        return _posed(coords, slots, x, w * ~wrong, tie), repairs
 
     @cached_property
     def _places(self) -> tuple[Float[Array, "k 3"], Float[Array, " k"]]:
@@ -198,13 +200,27 @@ def _flat(steps: Float[Array, "l 4 4"]) -> Float[Array, "l 12"]:
 
 
 def _posed(
-    coords: Float[torch.Tensor, "l 3 3"], slots: Int[Array, " n"], x: Float[Array, "n 3"], w: Float[Array, " n"]
+    coords: Float[torch.Tensor, "l 3 3"],
+    slots: Int[Array, " n"],
+    x: Float[Array, "n 3"],
+    w: Float[Array, " n"],
+    tie: Float[Array, " l"] | None = None,
 ) -> Float[Array, "l 3 3"]:
-    """The chain where its anchors say."""
-    sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
+    """The chain where its anchors say, piece by piece.
+
+    `tie` is what an anchor on the other side of a slot's step counts: 1 but where the step is substituted, so that
+    what is not exact there does not add up along the chain.
+    """
     places = coords[:, 1].numpy()
-    for a, slot in enumerate(slots):
-        add(sums, places[slot], x[a], w[a])
-    fit(sums, pose)
-    move = torch.from_numpy(_matrix(pose))
-    return apply(move, coords.double()).numpy()
+    cuts = [] if tie is None else np.flatnonzero(tie < 1).tolist()
+    reach = np.zeros(len(coords)) if tie is None else np.cumsum(np.log(np.maximum(tie, 1e-9)))
+    out = coords.double().clone()
+    for start, end in zip([0, *cuts], [*cuts, len(coords)]):
+        sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
+        share = np.exp(-abs(reach[slots] - reach[start]))
+        for a, slot in enumerate(slots):
+            if share[a] > 1e-6:
+                add(sums, places[slot], x[a], w[a] * share[a])
+        fit(sums, pose)
+        out[start:end] = apply(torch.from_numpy(_matrix(pose)), out[start:end])
+    return out.numpy()
