@@ -3,7 +3,7 @@
     python -m eval.run                                    every shipped model and peer, small mode, minutes
     python -m eval.run --full                             all held-out structures, all splits
     python -m eval.run -m chain-vq-4096,runs/mine         some models; the rest of the results file stays
-    python -m eval.run -m foldcomp                        a peer (names in `eval.peers`)
+    python -m eval.run -m foldcomp                        a peer (names in `eval.measure.peers`)
     python -m eval.run --data my_structures/              on your own files
     python -m eval.run --sweep -m chain-vq-4096           accuracy against stability over beam and λ
 
@@ -29,16 +29,16 @@ import typer
 from rich.console import Console
 
 import structok
-from eval.measure import RELEASED, Settings, measure_model, sweep_model
-from eval.overlay import overlay_of
-from eval.peers import PEERS, measure_peer
-from eval.report import write_report
+from eval import RESULTS
+from eval.measure.model import RELEASED, Scope, measure_model, sweep_model
+from eval.measure.overlay import overlay_of
+from eval.measure.peers import PEERS, measure_peer
+from eval.report.page import write_report
 from structok.errors import StructokError
 from structok.files import write_whole
 from train.data import shared_folder
 
 console = Console(stderr=True)
-RESULTS = Path(__file__).parent / "results"
 NUMBERS = "numbers separated by commas"
 
 
@@ -57,9 +57,9 @@ def merge(path: Path, section: str, key: str, value: Any) -> None:
     write_whole(path, (text + "\n").encode())
 
 
-def _peer(name: str, settings: Settings) -> dict[str, Any]:
+def _peer(name: str, scope: Scope) -> dict[str, Any]:
     try:
-        return dict(_apart(measure_peer, name, settings))
+        return dict(_apart(measure_peer, name, scope))
     except BrokenProcessPool:
         return {"missing": f"{PEERS[name][0]}, which crashed"}
 
@@ -108,7 +108,7 @@ def main(
     def pick(asked: int | None, small: int, large: int) -> int:
         return asked if asked is not None else (large if full else small)
 
-    settings = Settings(
+    scope = Scope(
         data,
         chains=pick(chains, 24, 0),
         molecules=pick(molecules, 40, 500),
@@ -129,12 +129,12 @@ def main(
         start = time.perf_counter()
         try:
             if model in PEERS:
-                merge(file, "peers", model, _peer(model, settings))
+                merge(file, "peers", model, _peer(model, scope))
             elif sweep:
-                found = _apart(sweep_model, model, settings)
+                found = _apart(sweep_model, model, scope)
                 merge(out / f"sweep{kind}.json", "models", found["name"], found)
             else:
-                found = _apart(measure_model, model, settings)
+                found = _apart(measure_model, model, scope)
                 found["seconds"] = round(time.perf_counter() - start, 1)
                 merge(file, "models", found["name"], found)
                 merge(out / f"overlay{kind}.json", "models", found["name"], _apart(overlay_of, model, data))

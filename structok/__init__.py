@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 # public name -> module that holds it; imported on first use, so that `import structok` is instant
 _HOMES = {
-    "Backbone": "structok.protein.structure",
-    "read_structure": "structok.protein.structure",
+    "Backbone": "structok.structure",
+    "read_structure": "structok.read",
     "StructokError": "structok.errors",
     "Tokens": "structok.tokens",
     "list_models": "structok.zoo",
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from structok import geometry, lm, metrics
     from structok.codebook.nearest import nearest_code
     from structok.errors import StructokError
-    from structok.protein.structure import Backbone, read_structure
+    from structok.read import read_structure
+    from structok.structure import Backbone
     from structok.tokens import Tokens
     from structok.zoo import list_models, load
 

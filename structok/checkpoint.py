@@ -77,7 +77,7 @@ def make_config(cls: type[T], values: Any, where: str) -> T:
         raise CheckpointError(f"{where}: unknown config keys {sorted(wrong)}; known: {sorted(hints)}")
     if missing := set(hints) - set(values):
         raise CheckpointError(f"{where}: missing config keys {sorted(missing)}")
-    found = {}
+    found: dict[str, Any] = {}
     for name, kind in hints.items():
         value = values[name]
         if type(None) in get_args(kind):  # optional

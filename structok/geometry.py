@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 __all__ = [
+    "BOND_LIMIT",
+    "CA_STEP",
     "apply",
     "backbone_frames",
     "dihedral",
@@ -26,6 +28,9 @@ __all__ = [
     "scan",
     "superpose",
 ]
+
+BOND_LIMIT = 2.5  # C-N distance above which two residues are not bonded, Å
+CA_STEP = 3.8  # CA-CA distance of bonded residues, Å
 
 # C-O bond length and CA-C-O angle of a trans peptide (Engh & Huber 1991), Å and radians
 _CO_LENGTH, _CACO_ANGLE = 1.231, 2.108

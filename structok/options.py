@@ -18,6 +18,7 @@ __all__ = [
     "Loop",
     "Model",
     "Out",
+    "Quiet",
     "Rate",
     "Strict",
     "refuse_overwrite",
@@ -39,6 +40,7 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="structures per batch")]
 Force = Annotated[bool, typer.Option("--force", help="overwrite existing output")]
 Strict = Annotated[bool, typer.Option("--strict", help="stop at the first bad input")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="do not say what was left out or invented")]
 AddHs = Annotated[bool, typer.Option("--add-hs", help="add missing hydrogens to molecules")]
 
 

@@ -240,11 +240,11 @@ def _read_main(found: list[_Found], stream: Stream, spacing: int) -> dict[str, A
         slot_of = [slot - 1 if owns else -1 for slot, owns in zip(accumulate(owners), owners)]
         spacing = 1
     if anchors:
-        fields |= _place_anchors(anchors, slot_of, len(fields["codes"]), spacing)
+        fields |= place_anchors(anchors, slot_of, len(fields["codes"]), spacing)
     return fields
 
 
-def _place_anchors(anchors: list[tuple[int, int]], slot_of: list[int], length: int, spacing: int) -> dict[str, Any]:
+def place_anchors(anchors: list[tuple[int, int]], slot_of: list[int], length: int, spacing: int) -> dict[str, Any]:
     """Anchors of a text at their slots: all before the first slot, or each before its own."""
     points = [point for _, point in anchors]
     if len(anchors) > 1 and not any(before for before, _ in anchors):

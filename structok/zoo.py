@@ -17,6 +17,8 @@ __all__ = ["default_models", "describe_models", "list_models", "load", "pick_dev
 _TOKENIZERS = {
     "chain-vq": "structok.protein.chain_vq:ChainVQ",
     "gcp-vqvae": "structok.protein.tokenizer:GCPVQVAE",
+    "sidechain": "structok.protein.sidechain:SideChains",
+    "nucleic-vq": "structok.nucleic.tokenizer:NucleicVQ",
     "molstructok": "structok.molecule.tokenizer:MolStrucTok",
 }
 # modality -> the model that is used unless one is named
@@ -47,7 +49,7 @@ def describe_models() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "modality": "molecule" if ".molecule." in _TOKENIZERS[kind] else "protein",
+                "modality": _TOKENIZERS[kind].split(".")[1],
                 "model_type": kind,
                 "codebook_size": config["codebook_size"],
                 "title": title.removeprefix(name).lstrip(": "),
@@ -94,9 +96,15 @@ def load(name_or_folder: str | os.PathLike[str], device: str = "cpu") -> Any:
 
     Parameters
     ----------
-    name_or_folder : e.g. 'chain-vq-4096', 'runs/mine', 'owner/name'
+    name_or_folder : e.g. 'chain-vq-4096', 'runs/mine', 'owner/name'; 'chain-vq-4096+sidechain-4096' is a model of
+        backbones with side chains
     device : 'cpu', 'cuda', 'cuda:1' or 'auto' (CUDA when there is one)
     """
+    backbone, plus, sidechains = os.fspath(name_or_folder).rpartition("+")
+    if plus and not Path(name_or_folder).is_dir():
+        from structok.protein.allatom import AllAtom
+
+        return AllAtom(load(backbone, device), load(sidechains))
     folder = resolve(name_or_folder)
     config, tensors = read_checkpoint(folder)
     kind = config.pop("model_type", None)

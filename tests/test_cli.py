@@ -12,7 +12,7 @@ import pytest
 
 import structok
 from structok import Backbone, Tokens, metrics
-from structok.protein.structure import write_structure
+from structok.write.structures import write_structure
 
 FAST = ("-m", "chain-vq-64", "--beam", "2")
 ATOM = "ATOM      1  {name:<3} {res:>3} A{n:>4}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           {e}\n"
@@ -106,6 +106,33 @@ def test_rate_weight_is_passed_on(work, run):
     assert records(run("quantize", "good.pdb", "--rate-weight", "0").out)[0]["codes"] == exact
     failed = run("quantize", "good.pdb", "-m", "chain-vq-64", "--rate-weight", "0.1")
     assert failed.status == 1 and "no prior" in failed.err
+
+
+# what is left out or invented
+
+
+@pytest.fixture
+def two_frames(work):
+    """A file of two frames, the first of which lacks residues 7 and 8."""
+    lines = (work / "good.pdb").read_text().splitlines()[:-1]
+    kept = [line for line in lines if line[22:26] not in ("   7", "   8")]
+    (work / "two.pdb").write_text("\n".join([*kept, "END", *lines, "END"]) + "\n")
+    return work / "two.pdb"
+
+
+def test_what_is_left_out_is_said_in_a_line_each_and_quiet_silences(work, run, two_frames):
+    done = run("quantize", "two.pdb", "good.pdb", *FAST)
+    said = ["1 further frame ignored, the first is read", "chain A: 2 slots added in 1 gap"]
+    assert done.status == 0 and done.err.splitlines() == [f"structok: two.pdb: {line}" for line in said]
+    assert run("quantize", "two.pdb", *FAST, "--quiet").err == ""
+    assert run("evaluate", "two.pdb", *FAST).err.splitlines() == done.err.splitlines()
+    assert run("evaluate", "two.pdb", *FAST, "--quiet").err == ""
+
+
+def test_text_says_what_it_does_not_say(work, run, two_frames):
+    done = run("quantize", "two.pdb", "good.pdb", *FAST, "-f", "text")
+    [line] = [line for line in done.err.splitlines() if "text" in line]
+    assert "two.pdb: chain A" in line and "2 of 15 residues are missing" in line
 
 
 # bad inputs
@@ -265,7 +292,7 @@ def good_tokens(work, run):
         (lambda r: {"id": "bad"}, "codes"),
         (lambda r: r | {"codes": None}, "codes"),
         (lambda r: r | {"model": 7}, "model"),
-        (lambda r: r | {"missing": "x"}, "malformed|codes"),
+        (lambda r: r | {"missing": "x"}, "missing must be a flat list of integers"),
     ],
 )
 def test_record_that_cannot_be_decoded_is_skipped(work, run, good_tokens, spoil, says):

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from structok.data.shards import columns_of, coordinates, read_rows
 from structok.errors import InputError
-from structok.protein.reading import BOND_LIMIT
+from structok.geometry import BOND_LIMIT
 
 __all__ = ["Backbones", "load_backbones", "shared_folder"]
 
@@ -140,17 +140,21 @@ def _from_parquet(paths: Sequence[Path]) -> Backbones:
 
 
 def _from_folder(path: Path) -> Backbones:
-    from structok.protein.structure import find_structures, read_structure
+    from structok.read.sources import find_units
+    from structok.read.structures import backbones, parse_structures
 
     chains, names = [], []
-    for file in find_structures(path):
+    for unit in find_units([str(path)]):
+        if unit.modality != "protein":
+            continue
         try:
-            found = read_structure(file)
+            structures = parse_structures(unit.read(), unit.format, unit.name, unit.source)
+            found = [c for s in structures for c in backbones(s, None, unit.source)]
         except InputError as error:
             print(f"skipped: {error}")
             continue
         chains += found
-        names += [f"{file.name.split('.')[0]}_{c.chain_id}" for c in found]
+        names += [f"{c.name}_{c.chain_id}" for c in found]
     if not chains:
         raise InputError(f"{path}: no protein chain found in this folder")
     offsets = np.cumsum([0, *(len(c.coords) for c in chains)])

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -33,13 +34,14 @@ class Run:
     Parameters
     ----------
     name : of the run; logs and checkpoints go to `runs/<name>`
-    out : folder of the finished tokenizer; '' = `runs/<name>/tokenizer`
+    out : folder of the finished tokenizer; '' = `runs/<name>`
     steps : optimiser steps in all
     max_time : 'DD:HH:MM:SS' after which the run stops, resumed time included; '' = never
     accumulate : batches per optimiser step
     clip : largest norm of the gradient, 0 = any
     valid_every : batches between validations
     save_minutes : time between resumable checkpoints
+    log_every : steps between values in the logs
     loggers : any of 'tensorboard', 'csv' (each start in a folder `version_N` of its own), 'wandb'
     accelerator, devices, nodes, strategy, precision : of the Lightning trainer; e.g. 8, 'ddp' and 'bf16-mixed'
     threads : CPU threads of each process, 0 = torch's default
@@ -55,6 +57,7 @@ class Run:
     clip: float = 1.0
     valid_every: int = 500
     save_minutes: float = 5.0
+    log_every: int = 20
     loggers: Sequence[Literal["tensorboard", "csv", "wandb"]] = ("tensorboard",)
     accelerator: str = "auto"
     devices: int = 1
@@ -73,7 +76,7 @@ class Run:
     @property
     def tokenizer(self) -> Path:
         """Folder of the finished tokenizer."""
-        return Path(self.out) if self.out else self.folder / "tokenizer"
+        return Path(self.out) if self.out else self.folder
 
     @property
     def checkpoint(self) -> Path | None:
@@ -85,6 +88,7 @@ class Run:
 def begin(run: Run) -> None:
     """Seed the random numbers and set the threads; call it before the model is made."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips
+    warnings.filterwarnings("ignore", ".*(val_dataloader|LeafSpec)")
     L.seed_everything(run.seed, verbose=False)
     if run.threads:
         torch.set_num_threads(run.threads)
@@ -107,13 +111,23 @@ class Stream(Protocol):
 
 
 class _Position(Callback):
-    """Keeps the place of every process's stream in the checkpoint."""
+    """Keeps the place of every process's stream, and the state of its random numbers, in the checkpoint."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+        self.random: list[torch.Tensor] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.stream.rank, self.stream.world_size = trainer.global_rank, trainer.world_size
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.random:  # now, since starting to read has drawn some
+            torch.set_rng_state(self.random[0])
+            if self.random[1:] and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self.random[1])
+            self.random = []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -121,15 +135,18 @@ class _Position(Callback):
         self.stream.consumed(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        states: list[Any] = [self.stream.state_dict()]
+        random = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
+        states: list[Any] = [{"stream": self.stream.state_dict(), "random": random}]
         if torch.distributed.is_initialized():
-            states = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, self.stream.state_dict())
+            mine, states = states[0], [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, mine)
         return {"processes": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         states = state_dict["processes"]
-        self.stream.load_state_dict(states[min(self.stream.rank, len(states) - 1)])
+        mine = states[min(self.stream.rank, len(states) - 1)]
+        self.stream.load_state_dict(mine["stream"])
+        self.random = mine["random"]
 
 
 class _BetweenSteps(Callback):
@@ -191,7 +208,7 @@ def _trainer(run: Run, stream: Stream, validate: bool) -> L.Trainer:
         check_val_every_n_epoch=None,
         limit_val_batches=1.0 if validate else 0,
         num_sanity_val_steps=0,
-        log_every_n_steps=min(20, run.steps),
+        log_every_n_steps=min(run.log_every, run.steps),
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty(),

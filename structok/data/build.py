@@ -23,10 +23,10 @@ from structok.data.card import card_text, made_by, summary
 from structok.data.options import BuildOptions
 from structok.data.records import harvest
 from structok.data.shards import SPLITS, ShardWriter, pyarrow, read_rows, schema, write_table
-from structok.data.sources import Unit, check_inputs, find_units
 from structok.data.split import Plan, make_plan
 from structok.errors import InputError
 from structok.files import write_whole
+from structok.read.sources import Unit, check_inputs, find_units
 from structok.work.engines import DIED, Engine, Here, Local, finish
 from structok.work.lock import locked
 from structok.work.log import Failure, ProgressLine, progress, write_failures
@@ -34,7 +34,7 @@ from structok.work.log import Failure, ProgressLine, progress, write_failures
 __all__ = ["build"]
 
 _PART = 128  # units per part
-_PRELOAD = ("biotite.structure.io.pdb", "biotite.structure.io.pdbx", "structok.protein.structure")
+_PRELOAD = ("biotite.structure.io.pdb", "biotite.structure.io.pdbx", "structok.read")
 _HELD = 1 << 25  # bytes of archive members in one part
 
 

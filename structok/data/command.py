@@ -70,7 +70,7 @@ def build(
     """
     from structok.data.build import build
     from structok.data.options import BuildOptions
-    from structok.data.sources import check_inputs, find_units
+    from structok.read.sources import check_inputs, find_units
     from structok.work.log import say, show_failures
 
     check_inputs(inputs)

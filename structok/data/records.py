@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ import numpy as np
 from jaxtyping import Float
 
 from structok.data.options import BuildOptions
-from structok.data.sources import Unit
 from structok.errors import StructokError
+from structok.read.sources import Unit
 
 if TYPE_CHECKING:
-    from structok.protein.structure import Backbone
+    from structok.structure import Backbone, Structure
 
 __all__ = ["MISSING", "SCALE", "Harvest", "harvest"]
 
@@ -62,15 +61,18 @@ def harvest(units: Sequence[Unit], options: BuildOptions) -> Harvest:
 
 def _chains(unit: Unit, options: BuildOptions) -> Iterator[Row | str]:
     """Rows of a file's chains, or why a chain is dropped."""
-    from structok.protein.reading import parse_chains, read_atoms
-    from structok.protein.structure import Backbone
+    from structok.read.structures import backbones, parse_structures
 
-    kind = "pdb" if unit.kind in ("fcz", "foldcomp") else unit.kind
-    contents = read_atoms(io.BytesIO(unit.read()), kind, unit.source)
-    predicted = {"auto": contents.predicted, "always": True, "never": False}[options.plddt]
-    resolution = contents.resolution
-    for fields in parse_chains(contents.atoms, contents.letters, None, unit.source):
-        chain = Backbone(**fields)
+    for structure in parse_structures(unit.read(), unit.format, unit.name, unit.source):
+        yield from _rows_of(structure, list(backbones(structure, None, unit.source)), unit, options)
+
+
+def _rows_of(
+    structure: Structure, chains: Sequence[Backbone], unit: Unit, options: BuildOptions
+) -> Iterator[Row | str]:
+    predicted = {"auto": structure.predicted, "always": True, "never": False}[options.plddt]
+    resolution = structure.resolution
+    for chain in chains:
         plddt = chain.b_factors if predicted else None
         mean = None if plddt is None else float(np.nanmean(plddt[chain.mask]))
         coords = _stored(chain.coords, chain.coords[chain.mask, 1].mean(0), options)
@@ -81,7 +83,7 @@ def _chains(unit: Unit, options: BuildOptions) -> Iterator[Row | str]:
         known = chain.sequence if chain.sequence.strip("X") else chain.coords.tobytes()
         key = _digest(known)
         yield {
-            "id": f"{unit.name}_{chain.chain_id}" if chain.chain_id else unit.name,
+            "id": f"{chain.name}_{chain.chain_id}" if chain.chain_id else chain.name,
             "chain": chain.chain_id,
             "sequence": chain.sequence,
             "residue_ids": chain.residue_ids,
@@ -132,12 +134,10 @@ def _molecules(unit: Unit, options: BuildOptions) -> Iterator[Row | str]:
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
     from structok.molecule.conformer import prepare
-    from structok.molecule.files import parse_record, record_title
+    from structok.read.molecules import parse_record
 
-    record = unit.read().decode("utf-8", errors="replace")
-    path, _, number = unit.source.rpartition(", record ")
-    title = record_title(record, unit.kind) or f"{path.split('/')[-1].split('.')[0]}-{number}"
-    mol = parse_record(record, unit.kind, unit.source, options.add_hs)
+    title = unit.name
+    mol = parse_record(unit.read().decode(), unit.kind, unit.source, options.add_hs)
     if mol.GetNumAtoms() > options.max_length:
         yield f"more than {options.max_length} atoms"
         return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyarrow import Schema, Table
     from rdkit.Chem import Mol
 
-    from structok.protein.structure import Backbone
+    from structok.structure import Backbone
 
 __all__ = [
     "COLUMNS",
@@ -254,7 +254,7 @@ def read_backbones(source: str | os.PathLike[str], split: str | None = None) -> 
     InputError
         If they cannot be read, or hold no backbones.
     """
-    from structok.protein.structure import Backbone
+    from structok.structure import Backbone
 
     wanted = ["id", "chain", "sequence", "residue_ids", "coords"]
     for path in find_shards(source, split):

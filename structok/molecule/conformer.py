@@ -1,15 +1,16 @@
-"""Molecules in and out: reading files, token order and SELFIES, the graph that a SELFIES stands for."""
+"""Molecules in and out: token order and SELFIES, the graph that a SELFIES stands for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from structok.errors import InputError, TokensError
-from structok.molecule.files import read_molecules, write_sdf
+from structok.read.molecules import is_drawing
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -21,10 +22,13 @@ __all__ = [
     "minimise",
     "molecule_of",
     "prepare",
-    "read_molecules",
-    "write_sdf",
 ]
 
+# Molecules of these elements, without radicals and not larger, are what decodes from their SELFIES: the encoder checks
+# the valences that its decoder keeps to. Others are read back and compared.
+_UNCOMMON = "[!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53]"
+_SHORT = 500  # atoms
+_ODD = ("[#0]", "*~;!-;!=;!#;!:*")  # dummy atoms, and bonds that SELFIES does not know
 _COINCIDENT = 0.05  # Å; no two nuclei of a molecule are this close
 
 
@@ -35,7 +39,7 @@ class Conformer:
     Parameters
     ----------
     id : name of the molecule
-    mol : sanitised RDKit Mol read back from the SELFIES, atoms in token order, no conformer
+    mol : sanitised RDKit Mol that the SELFIES stands for, atoms in token order, no conformer
     coords : float64 array, shape=(n, 3), Å, in token order
     selfies : SELFIES whose atom tokens are in the same order
     order : int32 array, shape=(n,), input atom of each token atom
@@ -117,6 +121,8 @@ def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conforme
         dummy atoms, bonds or valences that SELFIES does not know, a SELFIES that does not give the molecule
         back, or too many atoms.
     """
+    from rdkit import Chem
+
     name = id or (mol.GetProp("_Name").strip() if mol.HasProp("_Name") else "") or "molecule"
     n = mol.GetNumAtoms()
     if not n:
@@ -128,6 +134,10 @@ def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conforme
     _check_graph(mol, name)
     smiles, order = in_token_order(mol)
     selfies = _selfies(smiles, name)
+    if _is_plain(mol):
+        back = Chem.RenumberAtoms(mol, order)
+        back.RemoveAllConformers()
+        return Conformer(name, back, coords[order], selfies, np.array(order, dtype=np.int32))
     try:
         back = molecule_of(selfies, name)
     except TokensError as error:
@@ -145,7 +155,7 @@ def _coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
     if not np.isfinite(coords).all():
         atom = int(np.argmin(np.isfinite(coords).all(1)))
         raise InputError(f"{name}: atom {atom} has no finite coordinates")
-    if len(coords) > 3 and not conformer.Is3D() and not coords[:, 2].any():
+    if len(coords) > 3 and is_drawing(mol):
         raise InputError(f"{name}: a flat (2D) drawing; embed it in 3D first (rdkit.Chem.AllChem.EmbedMolecule)")
     if len(coords) > 1:
         i, j = _closest(coords)
@@ -155,17 +165,21 @@ def _coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
 
 
 def _closest(coords: Float[np.ndarray, "n 3"]) -> tuple[int, int]:
-    squared = ((coords[:, None] - coords[None]) ** 2).sum(-1)
+    squared = np.zeros((len(coords), len(coords)))
+    for x in coords.T:
+        squared += np.square(x[:, None] - x)
     np.fill_diagonal(squared, np.inf)
     i, j = divmod(int(squared.argmin()), len(coords))
     return min(i, j), max(i, j)
 
 
 def _sanitised(mol: Mol, name: str) -> Mol:
-    """Copy with aromaticity as RDKit sees it, so that it compares with the SELFIES read back."""
+    """Copy with aromaticity as RDKit sees it and without atom maps, so that it compares with the SELFIES read back."""
     from rdkit import Chem, rdBase
 
     mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        atom.SetAtomMapNum(0)
     try:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(mol)
@@ -177,11 +191,14 @@ def _sanitised(mol: Mol, name: str) -> Mol:
 def _check_graph(mol: Mol, name: str) -> None:
     from rdkit import Chem
 
-    fragments = Chem.GetMolFrags(mol, asMols=len(Chem.GetMolFrags(mol)) > 1, sanitizeFrags=False)
-    if len(fragments) > 1:
+    if len(Chem.GetMolFrags(mol)) > 1:
+        fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
         named = ", ".join(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments)
         raise InputError(f"{name}: {len(fragments)} fragments ({named}); tokenize them one by one, without salts")
-    for atom in map(mol.GetAtomWithIdx, range(mol.GetNumAtoms())):
+    whole = mol.GetNumAtoms(onlyExplicit=False) == mol.GetNumAtoms()
+    if whole and not any(mol.HasSubstructMatch(_query(smarts)) for smarts in _ODD):
+        return
+    for atom in mol.GetAtoms():
         if atom.GetTotalNumHs():
             raise InputError(
                 f"{name}: atom {atom.GetIdx()} ({atom.GetSymbol()}) has implicit hydrogens; "
@@ -189,9 +206,10 @@ def _check_graph(mol: Mol, name: str) -> None:
             )
         if not atom.GetAtomicNum():
             raise InputError(f"{name}: atom {atom.GetIdx()} is a dummy, not an element; remove it or name it")
-    known = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")
+    kinds = Chem.BondType
+    known = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC)
     for bond in mol.GetBonds():
-        if bond.GetBondType().name not in known:
+        if bond.GetBondType() not in known:
             raise InputError(
                 f"{name}: bond {bond.GetBeginAtom().GetSymbol()}{bond.GetBeginAtomIdx()}-"
                 f"{bond.GetEndAtom().GetSymbol()}{bond.GetEndAtomIdx()} is {bond.GetBondType().name.lower()}, "
@@ -207,6 +225,21 @@ def _selfies(smiles: str, name: str) -> str:
     except sf.EncoderError as error:
         reason = next((line.strip() for line in str(error).split("\n") if "exceed" in line), _line(error))
         raise InputError(f"{name}: SELFIES cannot write {smiles[:80]} ({reason})") from None
+
+
+def _is_plain(mol: Mol) -> bool:
+    """Whether nothing but the bonds has to be said: no metals, no radicals, no length beyond three digits."""
+    if mol.GetNumAtoms() > _SHORT or mol.HasSubstructMatch(_query(_UNCOMMON)):
+        return False
+    return not any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+
+
+@cache
+def _query(smarts: str) -> Mol:
+    """A query that RDKit compares in its own code, much faster than a loop over atoms."""
+    from rdkit import Chem
+
+    return Chem.MolFromSmarts(smarts)
 
 
 def _difference(mol: Mol, order: list[int], back: Mol) -> str:

@@ -74,19 +74,20 @@ def graph_of(mol: Mol) -> Graph:
             for i in ring:
                 target[i] = min(target[i] or len(ring), len(ring))
     hybridisation = {name: 1 + i for i, name in enumerate(_HYBRIDISATIONS)}
-    hydrogens = [0] * mol.GetNumAtoms()
+    atoms = list(mol.GetAtoms())
+    numbers = [atom.GetAtomicNum() for atom in atoms]
+    hydrogens = [0] * len(atoms)
     bonds, kinds = [], []
     for bond, ring in zip(mol.GetBonds(), bond_ring):
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        a, b = bond.GetBeginAtom(), bond.GetEndAtom()
-        hydrogens[i] += b.GetAtomicNum() == 1
-        hydrogens[j] += a.GetAtomicNum() == 1
+        hydrogens[i] += numbers[j] == 1
+        hydrogens[j] += numbers[i] == 1
         order = 3 if bond.GetIsAromatic() else min(max(int(bond.GetBondTypeAsDouble()), 1), 3) - 1
         bonds.append((min(i, j), max(i, j)))
         kinds.append((order * 2 + bond.GetIsConjugated()) * 8 + _ring_class(ring))
     rows = [
         (
-            _ELEMENT_CLASS.get(atom.GetAtomicNum(), len(_ELEMENTS)),
+            _ELEMENT_CLASS.get(numbers[i], len(_ELEMENTS)),
             min(atom.GetDegree(), 7),
             hybridisation.get(atom.GetHybridization().name, 0),
             _ring_class(atom_ring[i]),
@@ -94,10 +95,11 @@ def graph_of(mol: Mol) -> Graph:
             atom.GetIsAromatic(),
             min(hydrogens[i], 4),
         )
-        for i, atom in enumerate(mol.GetAtoms())
+        for i, atom in enumerate(atoms)
     ]
-    return Graph(
-        np.array(rows, dtype=np.int8),
-        np.array(bonds, dtype=np.int64).reshape(-1, 2),
-        np.array(kinds, dtype=np.int64),
-    )
+    pairs = np.array(bonds, dtype=np.int64).reshape(-1, 2)
+    tree = np.zeros(len(atoms), dtype=np.int64)
+    np.maximum.at(tree, pairs[:, 1], pairs[:, 0])
+    # one order of bonds, however the molecule was written: that of a SMILES, rings last
+    at = np.lexsort((pairs[:, 0], pairs[:, 1], pairs[:, 0] != tree[pairs[:, 1]]))
+    return Graph(np.array(rows, dtype=np.int8), pairs[at], np.array(kinds, dtype=np.int64)[at])

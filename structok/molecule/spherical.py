@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 __all__ = [
+    "COLLINEAR",
     "FIRST_ATOM",
     "describe",
     "frames",
@@ -31,7 +32,7 @@ __all__ = [
 # from them what they have no geometry for.
 FIRST_ATOM = (1.2608129506349746, 1.593612854073428, 2.1366727766526967, 0.0)
 
-_COLLINEAR = 1e-6  # sine of the angle c1-f-c2 below which c2 gives no direction
+COLLINEAR = 1e-6  # sine of the angle c1-f-c2 below which c2 gives no direction
 
 
 def reference_atoms(bonds: Int[np.ndarray, "m 2"], n: int) -> Int[np.ndarray, "n 3"]:
@@ -77,7 +78,7 @@ def frames(f: Float[Tensor, "*b 3"], c1: Float[Tensor, "*b 3"], c2: Float[Tensor
     x = _unit(c1 - f)
     towards = c2 - f
     y = towards - (towards * x).sum(-1, keepdim=True) * x
-    flat = y.norm(dim=-1, keepdim=True) <= _COLLINEAR * towards.norm(dim=-1, keepdim=True)
+    flat = y.norm(dim=-1, keepdim=True) <= COLLINEAR * towards.norm(dim=-1, keepdim=True)
     # a linear molecule lies along (1, 0, 0) when rebuilt: the choice must not hang on rounding there
     axis = torch.where(x[..., 1:2].abs() < 0.9, x.new_tensor([0.0, 1.0, 0.0]), x.new_tensor([0.0, 0.0, 1.0]))
     y = _unit(torch.where(flat, axis - (axis * x).sum(-1, keepdim=True) * x, y))

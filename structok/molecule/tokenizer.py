@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +16,22 @@ from structok.batching import in_batches
 from structok.checkpoint import check_tensors, make_config
 from structok.errors import InputError, StructokError, TokensError
 from structok.molecule.batch import atom_mask, pad, topo_batch
-from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare, read_molecules
+from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare
 from structok.molecule.graph import bonds_of, graph_of
 from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
-from structok.molecule.search import Placement, TablePlacement, TopoPlacement, closed_loop
+from structok.molecule.placement import Placement, TablePlacement, TopoPlacement
+from structok.molecule.search import closed_loop
 from structok.molecule.spherical import levels, orient, reference_atoms
 from structok.molecule.topo import TopoDecoder
 from structok.molecule.topology import topology_of
+from structok.read.molecules import read_molecules
 from structok.tokenizer import Search, Tokenizer
 from structok.tokens import Tokens
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
+
+    from structok.molecule.topo_cpu import Network
 
 __all__ = ["MolStrucTok"]
 
@@ -61,6 +66,15 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
         if isinstance(model, MolStrucTokModel):
             with torch.no_grad():
                 self._table = model.table()
+
+    @cached_property
+    def _network(self) -> Network | None:
+        """The decoder as the search on the CPU needs it."""
+        if self.device != "cpu" or not isinstance(self.model, TopoDecoder):
+            return None
+        from structok.molecule.topo_cpu import Network
+
+        return Network.of(self.model)
 
     @classmethod
     def from_checkpoint(
@@ -121,7 +135,7 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
         if isinstance(self.model, TopoDecoder):
             graphs = [graph_of(m) for m in mols]
             batch = topo_batch(graphs, [topology_of(g) for g in graphs], self.device)
-            return TopoPlacement(self.model, batch, self.config.bond_weight)
+            return TopoPlacement(self.model, batch, self.config.bond_weight, self._network)
         refs = [reference_atoms(bonds_of(m), m.GetNumAtoms()) for m in mols]
         level = pad([levels(r) for r in refs], torch.long, self.device) if decoding else None
         padded = pad(refs, torch.long, self.device)
@@ -141,6 +155,11 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
             if tokens.id:
                 mol.SetProp("_Name", tokens.id)
         return built
+
+    def compare(self, structure: Mol, back: Mol, tokens: Tokens) -> dict[str, Any]:
+        from structok.molecule.metrics import compare_molecules  # only who evaluates needs it
+
+        return compare_molecules(structure, back, tokens)
 
     def relax(self, structure: Mol) -> Mol:
         minimise(structure)

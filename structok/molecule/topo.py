@@ -18,8 +18,9 @@ from structok.molecule.graph import ATOM_FEATURES, BOND_TYPES
 from structok.molecule.spherical import frames
 from structok.molecule.topology import CONTEXT, RELATIONS, VIRTUAL
 
-__all__ = ["TopoBatch", "TopoDecoder", "code_cost", "local_frames", "with_virtual"]
+__all__ = ["GRID", "TopoBatch", "TopoDecoder", "code_cost", "local_frames", "with_virtual"]
 
+GRID = 1024.0  # positions per Å: tables per atom are rounded, so that no code hangs on a product's last bits
 _GEOMETRY = 3 + 3 * CONTEXT  # |c1|, c2 in the plane, context atoms
 
 

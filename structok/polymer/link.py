@@ -1,8 +1,10 @@
-"""How neighbours of a chain hang together. Imports no torch."""
+"""How neighbours of a chain hang together."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from structok.geometry import BOND_LIMIT, CA_STEP
 
 __all__ = ["PEPTIDE", "Link"]
 
@@ -20,4 +22,4 @@ class Link(NamedTuple):
     stride: float
 
 
-PEPTIDE = Link(limit=2.5, stride=3.8)  # C to N, CA to CA
+PEPTIDE = Link(limit=BOND_LIMIT, stride=CA_STEP)  # C to N, CA to CA

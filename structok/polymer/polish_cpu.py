@@ -162,7 +162,7 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
     n, length = len(slots), len(own)
     frames = np.empty((length, 12))
     before, after, both = np.empty((n, SUMS)), np.empty((n, SUMS)), np.empty(SUMS)
-    pose, point = np.zeros(12), np.empty(3)
+    pose = np.zeros(12)
     taken, edited = np.zeros(length, np.bool_), np.empty((length, 12))
     gain, gaps = np.zeros(n), np.empty(n, np.int64)
     pose[0] = pose[4] = pose[8] = 1.0
@@ -220,7 +220,9 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
                 if not taken[s]:
                     continue
                 edited[s], taken[s] = own[s], False
-                cost, slot, k, price = _join(p, q, frames, edited, s, before[last], after[a], codes, feature, taken, limits)
+                cost, slot, k, price = _join(
+                    p, q, frames, edited, s, before[last], after[a], codes, feature, taken, limits
+                )
                 old = price if code[s] >= 0 else limits.jump
                 # the codes as they are, seen from both sides
                 bare = _bare(p, q, frames, edited, before[last], after[a])
@@ -235,7 +237,9 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
                     break
                 edited[s], taken[s] = steps[s], True
             if not here:
-                cost, slot, k, price = _join(p, q, frames, edited, -1, before[last], after[a], codes, feature, taken, limits)
+                cost, slot, k, price = _join(
+                    p, q, frames, edited, -1, before[last], after[a], codes, feature, taken, limits
+                )
                 if cost + price < now:
                     code[slot], steps[slot] = k, codes[k]
                     done = True

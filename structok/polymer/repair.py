@@ -106,9 +106,7 @@ class Repairer:
         changed = np.flatnonzero(code > -2)
         if len(changed):
             coords = self._decode(np.where(code >= 0, code, codes), steps)
-        repairs = Repairs(
-            *(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong]))
-        )
+        repairs = Repairs(*(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong])))
         tie = np.where(code >= 0, _TIE, np.where(code == -1, _FREE, 1.0))
         return _posed(coords, slots, x, w * ~wrong, tie), repairs
 

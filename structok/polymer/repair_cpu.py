@@ -187,9 +187,12 @@ def _cofactor(k, row, col):
 
 @compiled()
 def _det4(k):
-    return k[0, 0] * _cofactor(k, 0, 0) + k[0, 1] * _cofactor(k, 0, 1) + k[0, 2] * _cofactor(k, 0, 2) + k[
-        0, 3
-    ] * _cofactor(k, 0, 3)
+    return (
+        k[0, 0] * _cofactor(k, 0, 0)
+        + k[0, 1] * _cofactor(k, 0, 1)
+        + k[0, 2] * _cofactor(k, 0, 2)
+        + k[0, 3] * _cofactor(k, 0, 3)
+    )
 
 
 @compiled()

@@ -17,8 +17,8 @@ from structok.checkpoint import check_tensors, make_config
 from structok.codebook.prior import Prior
 from structok.errors import CheckpointError, InputError
 from structok.polymer.chain import ChainModel
-from structok.protein.structure import Backbone
 from structok.protein.tokens import BackboneTokenizer, backbone_of
+from structok.structure import Backbone
 from structok.tokenizer import Search
 from structok.tokens import Tokens
 

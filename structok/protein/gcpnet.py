@@ -198,6 +198,12 @@ class GCPNet(nn.Module):
 
     def forward(self, graph: ResidueGraph) -> Float[Tensor, "n scalars"]:
         """SE(3)-invariant embedding of every node."""
+        return self.read_out(*self.embed(graph))[0]
+
+    def embed(
+        self, graph: Graph
+    ) -> tuple[Float[Tensor, "n scalars"], Float[Tensor, "n vectors 3"], Float[Tensor, "n 3 3"]]:
+        """Scalars, vectors and frame of every node; vectors and frame turn with the structure."""
         row, nodes = graph.edge_index[0], len(graph.node_scalar)
         # projections of node vectors are averaged over the node's edges; they are linear in the frame,
         # so the mean frame serves
@@ -206,7 +212,7 @@ class GCPNet(nn.Module):
         node = self.node_embedding(*self.node_norm(graph.node_scalar, graph.node_vector), node_frame)
         for interaction in self.interactions:
             node = interaction(node, edge, graph, node_frame)
-        return self.read_out(*self.read_norm(*node), node_frame)[0]
+        return *self.read_norm(*node), node_frame
 
 
 def _edge_scalars(graph: ResidueGraph) -> Float[Tensor, "e 9"]:

@@ -25,6 +25,7 @@ from structok.options import (
     Loop,
     Model,
     Out,
+    Quiet,
     Rate,
     Strict,
     refuse_overwrite,
@@ -47,7 +48,7 @@ class TokenFormat(StrEnum):
     parquet = "parquet"
 
 
-class Engine(StrEnum):
+class Crew(StrEnum):
     """Who does bulk work."""
 
     local = "local"
@@ -81,13 +82,15 @@ def quantize(
     ] = None,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="inputs per shard of a folder")] = 1024,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="every N-th shard only")] = None,
-    engine: Annotated[Engine, typer.Option("--engine", help="who makes the shards of a folder")] = Engine.local,
+    engine: Annotated[Crew, typer.Option("--engine", help="who makes the shards of a folder")] = Crew.local,
     force: Force = False,
     strict: Strict = False,
+    quiet: Quiet = False,
 ) -> None:
     """Structures to tokens: PDB, mmCIF, BinaryCIF, foldcomp (proteins), SDF, MOL, MOL2 (molecules), .gz, .tar, parquet.
 
-    Into a folder (-o tokens/) it makes shards, goes on where it was stopped, and lists what failed.
+    What is left out of a file, or invented, is said on stderr. Into a folder (-o tokens/) it makes shards, goes on
+    where it was stopped, and lists what failed.
     """
     from structok.files import token_format
     from structok.tokenizer import Search
@@ -95,7 +98,7 @@ def quantize(
 
     path = Path(out) if out else None
     folder = path is not None and (path.is_dir() or str(out).endswith("/"))
-    if not folder and (shard or engine is not Engine.local):
+    if not folder and (shard or engine is not Crew.local):
         raise typer.BadParameter("--shard and --engine need an output folder: -o tokens/")
     kind = format.value if format else "parquet" if folder else token_format(path)
     settings = Settings(
@@ -107,7 +110,7 @@ def quantize(
         refuse_overwrite(path, force)
         if kind == "parquet" and path is None:
             raise typer.BadParameter("parquet needs a file: -o tokens.parquet")
-        into_stream(inputs, path, settings, workers)
+        into_stream(inputs, path, settings, workers, quiet)
 
 
 def decode(
@@ -121,15 +124,16 @@ def decode(
     batch_size: Batch = 32,
     force: Force = False,
     strict: Strict = False,
+    quiet: Quiet = False,
 ) -> None:
     """Tokens to structures: one file (-o back.pdb), or one file per structure in a folder (-o rebuilt/)."""
     from structok.files import read_tokens
-    from structok.output import write_structures
     from structok.work.log import Log
     from structok.work.stream import Zoo, decode_items
+    from structok.write.output import write_structures
 
     refuse_overwrite(out, force)
-    log, zoo = Log(strict), Zoo(model, device)
+    log, zoo = Log(strict, quiet), Zoo(model, device)
     label = "stdin" if tokens == "-" else tokens
     rebuilt = decode_items(read_tokens(tokens), zoo, log, label=label, batch_size=batch_size, relax=relax)
     write_structures(rebuilt, out, format.value if format else None, oxygen=oxygen, force=force, log=log)
@@ -147,16 +151,17 @@ def evaluate(
     batch_size: Batch = 32,
     add_hs: AddHs = False,
     strict: Strict = False,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Encode, decode and compare with the input: RMSD in Å, TM-score, lDDT; molecules: RMSD, bond lengths."""
-    from structok.inputs import read_inputs
+    from structok.read.inputs import read_inputs
     from structok.report import compare, summarise, table
     from structok.tokenizer import Search
     from structok.work.log import Log
     from structok.work.stream import Zoo, encode_items
 
-    log, zoo = Log(strict), Zoo(model, device)
+    log, zoo = Log(strict, quiet), Zoo(model, device)
     items = read_inputs(inputs, log, chain=chain, add_hs=add_hs)
     search = Search(closed_loop, beam, None, rate_weight)
     encoded = encode_items(items, zoo, log, batch_size=batch_size, search=search)
@@ -168,12 +173,12 @@ def evaluate(
     log.finish()
 
 
-def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers: int | None) -> None:
+def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers: int | None, quiet: bool) -> None:
     """Tokenize to stdout or into one file, in the order of the inputs."""
     from structok.files import TokenWriter, open_whole
     from structok.work.log import Log
 
-    log = Log(settings.strict)
+    log = Log(settings.strict, quiet)
     found = _shared(inputs, settings, workers, log) if workers else _alone(inputs, settings, log)
     encoded = log.track(found, "tokenizing")
     if out is None:
@@ -195,22 +200,27 @@ def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers
 
 def _alone(inputs: list[str], settings: Settings, log: Log) -> Iterator[Tokens]:
     """In this process, with all its threads."""
-    from structok.inputs import read_inputs
+    from structok.read.inputs import read_inputs
     from structok.work.stream import Zoo, encode_items
+    from structok.work.tasks import say_what_text_loses
 
     zoo = Zoo(settings.model, settings.device)
     items = read_inputs(inputs, log, chain=settings.chain, add_hs=settings.add_hs)
-    for _, tokens in encode_items(items, zoo, log, batch_size=settings.batch_size, search=settings.search):
+    for item, tokens in encode_items(items, zoo, log, batch_size=settings.batch_size, search=settings.search):
+        say_what_text_loses(tokens, settings.format, log, item[1])
         yield tokens
 
 
 def _shared(inputs: list[str], settings: Settings, workers: int, log: Log) -> Iterator[Tokens]:
     """By worker processes."""
+    from structok.structure import Note
     from structok.work.quantize import quantize_stream
 
     for outcome in quantize_stream(inputs, settings, workers):
         for source, reason in outcome.failures:
             log.error(InputError(f"{source}: {reason}"), source)
+        for source, kind, count, text in outcome.notes:
+            log.note(Note(kind, count, text), source)
         yield from outcome.tokens
 
 
@@ -225,6 +235,7 @@ def into_folder(
     force: bool,
 ) -> None:
     """Tokenize into a folder of shards and say what came of it; exit status 1 if an input failed."""
+    from structok.structure import many
     from structok.work.engines import usable_cores
     from structok.work.folder import TokenFolder
     from structok.work.log import say, show_failures
@@ -252,6 +263,8 @@ def into_folder(
     )
     if summary.missing:
         say(f"{summary.missing} shards are left to other parts of --shard")
+    if summary.notes:
+        say(f"{many(summary.notes, 'note')} on what was left out or invented: {folder.notes}")
     if summary.failed:
         show_failures(folder.failures, summary.failed)
         sys.exit(1)

@@ -4,6 +4,7 @@ part-000000.parquet ...     tokens, one shard per task, in the order of the inpu
 .structok/manifest.json     settings and inputs of the run
 .structok/done/000000.json  written after its shard: inputs, rows, bytes and failures
 .structok/failures.jsonl    all failures, in the order of the inputs
+.structok/notes.jsonl       what was left out or invented where nothing failed
 
 The second folder is hidden so that readers of whole folders see shards only.
 """
@@ -21,7 +22,7 @@ from typing import Any
 from structok.errors import InputError
 from structok.files import write_whole
 from structok.work.lock import locked
-from structok.work.log import Failure, write_failures
+from structok.work.log import write_failures, write_remarks
 from structok.work.tasks import Outcome
 
 __all__ = ["TokenFolder"]
@@ -48,6 +49,11 @@ class TokenFolder:
     def failures(self) -> Path:
         """The file that lists every input that failed."""
         return self._notes / "failures.jsonl"
+
+    @property
+    def notes(self) -> Path:
+        """The file that lists what was left out, invented or changed."""
+        return self._notes / "notes.jsonl"
 
     def foreign(self) -> bool:
         """Whether the folder holds something, but no run of ours."""
@@ -114,7 +120,7 @@ class TokenFolder:
 
     def finish(self, number: int, outcome: Outcome) -> None:
         """Remember that a task is done; its shard is there already."""
-        kept = {k: getattr(outcome, k) for k in ("inputs", "rows", "size", "failures")}
+        kept = {k: getattr(outcome, k) for k in ("inputs", "rows", "size", "failures", "notes")}
         write_whole(self._record(number), json.dumps(kept, ensure_ascii=False).encode())
 
     def sweep(self, mine: Container[int]) -> None:
@@ -126,15 +132,18 @@ class TokenFolder:
                     leftover.unlink(missing_ok=True)
 
     def list_failures(self, tasks: int) -> int:
-        """Write the failures of all tasks that are done; how many tasks are not."""
+        """Write the failures and notes of all tasks that are done; how many tasks are not."""
         missing = 0
 
-        def failures() -> Iterator[Failure]:
+        def outcomes() -> Iterator[Outcome]:
             nonlocal missing
+            missing = 0
             for number in range(tasks):
                 outcome = self.outcome(number)
                 missing += outcome is None
-                yield from outcome.failures if outcome else []
+                if outcome:
+                    yield outcome
 
-        write_failures(self.failures, failures())
+        write_failures(self.failures, (failure for outcome in outcomes() for failure in outcome.failures))
+        write_remarks(self.notes, (note for outcome in outcomes() for note in outcome.notes))
         return missing

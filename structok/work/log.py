@@ -13,20 +13,33 @@ from typing import Any, TypeVar
 
 from structok.errors import StructokError
 from structok.files import open_whole
+from structok.structure import Note
 
-__all__ = ["Failure", "Log", "Notes", "ProgressLine", "progress", "say", "show_failures", "write_failures"]
+__all__ = [
+    "Failure",
+    "Log",
+    "Notes",
+    "ProgressLine",
+    "Remark",
+    "progress",
+    "say",
+    "show_failures",
+    "write_failures",
+    "write_remarks",
+]
 
 T = TypeVar("T")
 
 Failure = tuple[str, str]  # source, reason
+Remark = tuple[str, str, int, str]  # source, what was left out or invented, how often, the same as a line
 _SHOWN = 20  # failures on stderr; the file has them all
 
 
 class Log:
     """Counts what worked and what failed, reports failures on stderr, and shows progress on a terminal."""
 
-    def __init__(self, strict: bool = False) -> None:
-        self.strict, self.done, self.failed = strict, 0, 0
+    def __init__(self, strict: bool = False, quiet: bool = False) -> None:
+        self.strict, self.quiet, self.done, self.failed = strict, quiet, 0, 0
 
     def error(self, error: StructokError, source: str = "") -> None:
         """Report one bad input, `source`; `--strict` makes it the last."""
@@ -34,6 +47,11 @@ class Log:
             raise error
         self.failed += 1
         say(f"error: {error}")
+
+    def note(self, note: Note, source: str) -> None:
+        """Say what was left out or invented, one line, unless it is routine or `quiet`."""
+        if not (note.routine or self.quiet):
+            say(f"{source}: {note}")
 
     def track(self, items: Iterable[T], what: str) -> Iterator[T]:
         """Count items as done; a progress line on stderr when it is a terminal."""
@@ -51,16 +69,21 @@ class Log:
 
 
 class Notes:
-    """Collects failures, where they are to be written or sent on."""
+    """Collects failures and notes, where they are to be written or sent on."""
 
     def __init__(self, strict: bool = False) -> None:
-        self.strict, self.failures = strict, list[Failure]()
+        self.strict, self.failures, self.notes = strict, list[Failure](), list[Remark]()
 
     def error(self, error: StructokError, source: str = "") -> None:
         """Note one bad input, `source`; `strict` makes it the last."""
         if self.strict:
             raise error
         self.failures.append((source, " ".join(str(error).split()).removeprefix(f"{source}: ")))
+
+    def note(self, note: Note, source: str) -> None:
+        """Keep what was left out or invented, unless it is routine."""
+        if not note.routine:
+            self.notes.append((source, note.kind, note.count, note.text))
 
 
 def say(text: str) -> None:
@@ -73,6 +96,14 @@ def write_failures(path: Path, failures: Iterable[Failure]) -> None:
     with open_whole(path) as file:
         for source, reason in failures:
             file.write(json.dumps({"source": source, "reason": reason}, ensure_ascii=False).encode() + b"\n")
+
+
+def write_remarks(path: Path, remarks: Iterable[Remark]) -> None:
+    """A line of JSON for each thing that was left out or invented where nothing failed."""
+    with open_whole(path) as file:
+        for source, kind, count, text in remarks:
+            note = {"source": source, "kind": kind, "count": count, "note": text}
+            file.write(json.dumps(note, ensure_ascii=False).encode() + b"\n")
 
 
 def show_failures(path: Path, count: int) -> None:

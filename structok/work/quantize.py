@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from structok import __version__
-from structok.data.sources import Unit
 from structok.errors import InputError
-from structok.inputs import find_inputs, weight
-from structok.work.engines import Engine, Local, Ray, WorkerDied, finish, rescue, run_tasks
+from structok.read.inputs import find_inputs, weight
+from structok.read.sources import Unit
+from structok.work.engines import Engine, Local, WorkerDied, finish, rescue, run_tasks
 from structok.work.folder import TokenFolder
 from structok.work.log import progress
 from structok.work.tasks import Chunk, Outcome, Quantizer, Settings, chunks
@@ -37,6 +37,7 @@ class Summary:
     rows: int = 0
     shards: int = 0
     failed: int = 0
+    notes: int = 0
     missing: int = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -45,6 +46,7 @@ class Summary:
         self.rows += outcome.rows
         self.shards += outcome.rows > 0
         self.failed += len(outcome.failures)
+        self.notes += len(outcome.notes)
 
 
 def quantize_folder(
@@ -138,6 +140,8 @@ def quantize_stream(inputs: list[str], settings: Settings, workers: int) -> Iter
 def _crew(settings: Settings, engine: str, workers: int) -> Engine:
     make = partial(Quantizer, settings)
     if engine == "ray":
+        from structok.work.ray import Ray  # starts Ray
+
         return Ray(make, workers, gpus=settings.device != "cpu")
     return Local(make, workers, _PRELOAD)
 

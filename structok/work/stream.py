@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from structok.errors import InputError, StructokError
-from structok.inputs import Item, Reporter
+from structok.read.inputs import Item, Reporter
 from structok.tokenizer import Search
 from structok.tokens import Tokens
 from structok.work.log import Log

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from structok.data.sources import Unit
-from structok.inputs import Item, read_units, singles, weight
+from structok.read.inputs import Item, Reporter, read_units, singles, weight
+from structok.read.sources import Unit
+from structok.structure import Note
 from structok.tokenizer import Search
 from structok.tokens import Tokens
 from structok.work.engines import DIED
-from structok.work.log import Failure, Notes
+from structok.work.log import Failure, Notes, Remark
 
-__all__ = ["Chunk", "Outcome", "Quantizer", "Settings", "chunks"]
+__all__ = ["Chunk", "Outcome", "Quantizer", "Settings", "chunks", "say_what_text_loses"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,23 @@ class Chunk:
 
 @dataclass
 class Outcome:
-    """What came of a chunk: how many chains or molecules, and every input that failed, with the reason."""
+    """What came of a chunk: how many chains or molecules, what failed and why, and what was left out or invented."""
 
     inputs: int
     rows: int = 0
     size: int = 0  # bytes of the shard
     failures: list[Failure] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
     tokens: list[Tokens] = field(default_factory=list)  # unless they went into a shard
+
+
+def say_what_text_loses(tokens: Tokens, format: str, log: Reporter, source: str) -> None:
+    """Text has no room for the mask."""
+    missing = int((~tokens.mask).sum())
+    if format == "text" and missing:
+        where = "" if tokens.chain is None else f"chain {tokens.chain or '(blank)'}: "
+        text = f"{where}text does not say that {missing} of {len(tokens)} residues are missing; jsonl does"
+        log.note(Note("mask lost in text", missing, text, tokens.chain), source)
 
 
 class Quantizer:
@@ -92,7 +103,7 @@ class Quantizer:
         """
         notes = Notes(self.settings.strict)
         encoded = self._encode(task.units, notes)
-        outcome = Outcome(len(task), failures=notes.failures)
+        outcome = Outcome(len(task), failures=notes.failures, notes=notes.notes)
         if task.probe:
             outcome.rows = sum(1 for _ in encoded)
         elif task.shard is None:
@@ -112,7 +123,7 @@ class Quantizer:
 
                 torch.set_num_threads(settings.threads)
             self._zoo = Zoo(settings.model, settings.device)
-        return encode_items(
+        encoded = encode_items(
             read_units(units, notes, chain=settings.chain, add_hs=settings.add_hs),
             self._zoo,
             notes,
@@ -120,6 +131,9 @@ class Quantizer:
             search=settings.search,
             eager=False,
         )
+        for item, tokens in encoded:
+            say_what_text_loses(tokens, settings.format, notes, item[1])
+            yield item, tokens
 
 
 class _EmptyShard(Exception):

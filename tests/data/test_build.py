@@ -20,7 +20,7 @@ from structok.data import build as build_module
 from structok.data.build import build
 from structok.data.options import BuildOptions
 from structok.data.shards import find_shards, read_backbones
-from structok.protein.structure import structure_bytes, write_structure
+from structok.write.structures import structure_bytes, write_structure
 
 FORMATS = ("pdb", "cif", "bcif", "pdb.gz", "cif.gz", "bcif.gz")
 SMALL = BuildOptions(min_length=5)

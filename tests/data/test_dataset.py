@@ -1,5 +1,7 @@
 """Shards as batches: everything once per epoch, in another order each time, whatever reads it."""
 
+import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from structok.data.dataset import ShardDataset
 from structok.data.options import BuildOptions
 from structok.data.shards import read_backbones
 from train.data import load_backbones
-from train.protein.data import Batches, Sampling
+from train.protein.data import Chains, Sampling
 
 OPTIONS = BuildOptions(min_length=5, validation=0.2, shard_size=40, max_missing=1)
 
@@ -103,7 +105,7 @@ def test_training_code_reads_the_folder(folder):
     assert len(np.unique(data.cluster)) == 120
     one = load_backbones(next(folder.glob("validation-*.parquet")))
     assert set(one.names) == validation
-    assert next(iter(Batches(data, Sampling(crop=32, residues=128, shortest=5)))).coords.isfinite().any()
+    assert next(iter(Chains(folder, Sampling(crop=32, residues=128, shortest=5)))).coords.isfinite().any()
 
 
 def test_no_shards(tmp_path):
@@ -114,3 +116,75 @@ def test_no_shards(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"no parquet")
     with pytest.raises(StructokError, match=r"x\.parquet"):
         list(read_backbones(tmp_path / "x.parquet"))
+
+
+def used(dataset, workers, stop):
+    """Ids of the batches that a process used, and its state after them."""
+    found = []
+    for batch in itertools.islice(DataLoader(dataset, batch_size=None, num_workers=workers), stop):
+        dataset.consumed(batch)
+        found.append(batch.ids)
+    return found, dataset.state_dict()
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_stream_goes_on_at_the_same_batch(folder, workers):
+    options = {"size": 300, "buffer": 20, "seed": 5, "endless": True, "rank": 1, "world_size": 2}
+    whole, end = used(ShardDataset(folder, **options), workers, 60)
+    assert end["places"][0][0] >= 1  # into the second epoch
+    for stop in (1, 7, 31):
+        first, state = used(ShardDataset(folder, **options), workers, stop)
+        dataset = ShardDataset(folder, **options)
+        dataset.load_state_dict(json.loads(json.dumps(state)))
+        rest, last = used(dataset, workers, 60 - stop)
+        assert first + rest == whole and last == end
+
+
+def test_finite_passes_resume_too(folder):
+    _, state = used(ShardDataset(folder, "train", size=300, buffer=20), 2, 5)
+    dataset = ShardDataset(folder, "train", size=300, buffer=20)
+    dataset.load_state_dict(state)
+    rest, _ = used(dataset, 2, None)
+    first, _ = used(ShardDataset(folder, "train", size=300, buffer=20), 2, 5)
+    assert sorted(itertools.chain(*first, *rest)) == sorted(ids(ShardDataset(folder, "train")))
+    dataset.set_epoch(1)
+    assert sorted(ids(dataset)) == sorted(ids(ShardDataset(folder, "train")))
+
+
+def test_with_other_workers_a_new_epoch_is_begun(folder):
+    _, state = used(ShardDataset(folder, size=300, endless=True), 2, 3)
+    dataset = ShardDataset(folder, size=300, endless=True)
+    dataset.load_state_dict(state)
+    assert next(iter(dataset)).origin[2].epoch == 1
+
+
+def test_more_shares_than_row_groups(folder):
+    shard = next(folder.glob("validation-*.parquet"))
+    shares = [ids(ShardDataset(shard, size=200, rank=r, world_size=7)) for r in range(7)]
+    assert sorted(itertools.chain(*shares)) == sorted(ids(ShardDataset(shard)))
+    assert sum(map(bool, shares)) == 7
+    with pytest.raises(StructokError, match="too few"):
+        list(Nothing(shard, endless=True))
+
+
+class Nothing(ShardDataset):
+    def lengths(self, rows, before):
+        return np.zeros(len(rows), dtype=int)
+
+
+def test_one_per_cluster(folder, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(next(folder.glob("train-*.parquet")))
+    cluster = np.arange(len(table)) // 4
+    table = table.set_column(table.schema.get_field_index("cluster"), "cluster", [cluster])
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=8)
+    of = dict(zip(table["id"].to_pylist(), cluster.tolist()))
+    dataset = ShardDataset(tmp_path / "x.parquet", one_per_cluster=True)
+    seen = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        seen.append(ids(dataset))
+        assert sorted(of[i] for i in seen[-1]) == sorted(set(of.values()))
+    assert len({frozenset(s) for s in seen}) == 3
+    shares = [ids(ShardDataset(tmp_path / "x.parquet", one_per_cluster=True, rank=r, world_size=3)) for r in range(3)]
+    assert sorted(itertools.chain(*shares)) == sorted(seen[0])

@@ -20,7 +20,7 @@ from structok.cli import main
 from structok.data.build import build
 from structok.data.options import BuildOptions
 from structok.data.shards import read_backbones, read_conformers
-from structok.data.sources import find_units
+from structok.read.sources import find_units
 from train.molecule.data import MoleculeArrays, Source
 
 MOLECULES = BuildOptions(modality="molecule", min_length=1, max_length=60)

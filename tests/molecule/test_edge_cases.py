@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from structok.errors import InputError
-from structok.molecule.conformer import prepare
+from structok.molecule.conformer import molecule_of, prepare
+from structok.molecule.graph import graph_of
 from structok.molecule.metrics import compare_molecules
 from structok.tokens import Tokens
-from tests.molecule.conftest import embed
+from tests.molecule.conftest import DRUGS, embed
 
 Chem = pytest.importorskip("rdkit.Chem")
 AllChem = pytest.importorskip("rdkit.Chem.AllChem")
@@ -62,6 +63,19 @@ def test_handled(tokenizer, name):
             assert atom.GetFormalCharge() == original.GetFormalCharge()
             assert atom.GetNumRadicalElectrons() == original.GetNumRadicalElectrons()
         assert compare_molecules(mol, back, tokens)["rmsd"] < 10
+
+
+@pytest.mark.parametrize("smiles", [*HANDLED.values(), *DRUGS])
+def test_what_is_prepared_is_what_decodes(smiles):
+    """The graph that a model sees is the same before and behind the SELFIES, which is not always read back."""
+    conformer = prepare(conformer_of(smiles))
+    before, after = graph_of(conformer.mol), graph_of(molecule_of(conformer.selfies))
+    for name in ("atoms", "bonds", "bond_types"):
+        np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+    radicals = (
+        [a.GetNumRadicalElectrons() for a in m.GetAtoms()] for m in (conformer.mol, molecule_of(conformer.selfies))
+    )
+    assert next(radicals) == next(radicals)
 
 
 @pytest.fixture(scope="module")

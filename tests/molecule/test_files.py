@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from structok.errors import InputError
-from structok.molecule.files import read_molecules, write_sdf
+from structok.read.molecules import read_molecules
+from structok.write.structures import write_sdf
 
 Chem = pytest.importorskip("rdkit.Chem")
 

@@ -7,9 +7,9 @@ import pytest
 
 import structok
 from structok.errors import CheckpointError, InputError, TokensError
-from structok.molecule.files import write_sdf
 from structok.molecule.metrics import compare_molecules
 from structok.tokens import Tokens
+from structok.write.structures import write_sdf
 
 Chem = pytest.importorskip("rdkit.Chem")
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 import structok
-from structok.data.sources import Unit
+from structok.read.sources import Unit
 from structok.tokenizer import Search
 from structok.work.engines import Local, WorkerDied, rescue, run_tasks
 from structok.work.quantize import quantize_folder
@@ -31,7 +31,9 @@ class Deadly(Unit):
 
 @pytest.fixture
 def engine():
-    local = Local(partial(Quantizer, Settings("chain-vq-64", search=Search(closed_loop=False))), 1)
+    local = Local(
+        partial(Quantizer, Settings("chain-vq-64", search=Search(closed_loop=False))), 1, ["structok.protein.chain_vq"]
+    )
     yield local
     local.close()
 

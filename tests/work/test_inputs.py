@@ -7,15 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from structok.data.sources import Unit
 from structok.errors import StructokError
-from structok.inputs import find_inputs, read_units, singles, weight
+from structok.read.inputs import find_inputs, read_units, singles, weight
+from structok.read.sources import Unit
 from structok.work.tasks import chunks
 
 
 class Errors(list):
     def error(self, error: StructokError, source: str = "") -> None:
         self.append((source, str(error)))
+
+    def note(self, note, source: str) -> None:
+        pass
 
 
 def read(units, **options):
@@ -54,7 +57,8 @@ def test_molecules_in_parquet(tmp_path, example):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
-    from structok.molecule.conformer import prepare, read_molecules
+    from structok.molecule.conformer import prepare
+    from structok.read.molecules import read_molecules
 
     [(name, mol)] = read_molecules(example.parent / "ligand.sdf")
     conformer = prepare(mol, name)

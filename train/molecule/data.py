@@ -15,10 +15,11 @@ from rich.progress import track
 
 from structok.data.shards import SPLITS, read_conformers
 from structok.errors import StructokError
-from structok.molecule.conformer import in_token_order, read_molecules
+from structok.molecule.conformer import in_token_order
 from structok.molecule.graph import Graph, graph_of
 from structok.molecule.spherical import reference_atoms
 from structok.molecule.topology import Topology, topology_of
+from structok.read.molecules import read_molecules
 from train.data import shared_folder
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from structok.codebook.quantizer import VectorQuantizer, straight_through
 from structok.geometry import superpose
 from structok.molecule.batch import pad
 from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
-from structok.molecule.search import Placement, TablePlacement, closed_loop, position_tables
+from structok.molecule.placement import Placement, TablePlacement, position_tables
+from structok.molecule.search import closed_loop
 from structok.molecule.spherical import describe, levels, normalise, to_local
 from structok.molecule.tokenizer import MolStrucTok
 from train.molecule.data import Sample

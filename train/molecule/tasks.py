@@ -13,7 +13,8 @@ from torch import Tensor
 
 from structok.geometry import superpose
 from structok.molecule.batch import atom_mask, pad
-from structok.molecule.search import Placement, closed_loop
+from structok.molecule.placement import Placement
+from structok.molecule.search import closed_loop
 from structok.molecule.spherical import orient
 from train.molecule.data import Sample
 

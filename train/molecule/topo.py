@@ -12,7 +12,7 @@ from torch import Tensor
 from structok.codebook.kmeans import kmeans
 from structok.molecule.batch import topo_batch
 from structok.molecule.model import MolStrucTokConfig
-from structok.molecule.search import Placement, TopoPlacement
+from structok.molecule.placement import Placement, TopoPlacement
 from structok.molecule.tokenizer import MolStrucTok
 from structok.molecule.topo import TopoBatch, TopoDecoder, local_frames, with_virtual
 from train.molecule.data import Sample

@@ -1,1 +1,1 @@
-"""Codebooks of rigid steps: `python -m train.polymer.chain_vq`, their prior, and the points of anchors."""
+"""Recipes for chains of rigid frames: steps, priors, side chains, nucleotides, anchors."""

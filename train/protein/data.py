@@ -1,21 +1,24 @@
-"""Batches of backbones for training: drawn by cluster, cropped, damaged on purpose, grouped by length."""
+"""Batches of backbones for training: streamed from shards, cropped, damaged on purpose, grouped by length."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import IterableDataset, get_worker_info
 
+from structok.batching import by_length
+from structok.data.dataset import Place, Row, ShardDataset
+from structok.geometry import BOND_LIMIT
 from structok.protein.features import residue_types
-from train.data import Backbones
 
-__all__ = ["Batch", "Batches", "Chain", "Sampling", "chain_of", "collate", "fixed_batches", "usable"]
+__all__ = ["Batch", "Chain", "Chains", "Sampling", "collate", "fixed_batches", "with_gaps"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,12 @@ class Sampling:
     Parameters
     ----------
     crop : longest example in residues; longer chains give a random window
+    longer : steps from which `crop` is another, as {100000: 1280}: short examples first, long ones later
     residues : residues per batch, padding included
     shortest : observed residues that a chain needs to be used
+    observed : share of its residues that a chain needs to be used
+    buffer : chains that each worker holds, from which batches of similar length are made
+    one_per_cluster : of each cluster, another random chain in each epoch; else every chain in every epoch
     lose_chance, lose_most : share of examples that lose a few stretches, and how many residues at most
     jitter : standard deviation of noise on the input coordinates in Å; the target stays clean
 
@@ -34,11 +41,20 @@ class Sampling:
     """
 
     crop: int = 256
+    longer: dict[int, int] = field(default_factory=dict)
     residues: int = 4096
     shortest: int = 25
+    observed: float = 0.8
+    buffer: int = 2048
+    one_per_cluster: bool = False
     lose_chance: float = 0.05
     lose_most: int = 50
     jitter: float = 0.0
+
+    def crop_at(self, step: int) -> int:
+        """Longest example at an optimiser step."""
+        begun = [s for s in self.longer if s <= step]
+        return self.longer[max(begun)] if begun else self.crop
 
 
 @dataclass(frozen=True)
@@ -59,97 +75,67 @@ class Batch:
     mask: Bool[Tensor, "b l"]
     types: Int[Tensor, "b l"]
     names: tuple[str, ...] = ()
+    origin: tuple[int, int, Place] = (0, 1, Place())
 
     def to(self, device: torch.device) -> Batch:
         moved = {k: getattr(self, k).to(device) for k in ("coords", "target", "mask", "types")}
         return replace(self, **moved)
 
 
-def chain_of(data: Backbones, i: int) -> Chain:
-    """Chain i with a missing slot where neighbours are not bonded, so that no loss bridges the break."""
-    rows = slice(data.offsets[i], data.offsets[i + 1])
-    coords = data.coords[rows]
-    observed = np.isfinite(coords).all((1, 2))
-    letters = b"X" * len(coords) if data.sequence is None else data.sequence[rows].tobytes()
-    broken = data.break_before[rows].copy()
-    broken[0] = False
-    broken[1:] &= observed[1:] & observed[:-1]
-    at = np.flatnonzero(broken)
-    letters_with_gaps = np.insert(np.frombuffer(letters, dtype=np.uint8), at, ord("X")).tobytes().decode("ascii")
+def with_gaps(row: Row) -> Chain:
+    """A chain with a missing slot where neighbours are not bonded, so that no loss bridges the break."""
+    coords = row.coords.reshape(-1, 3, 3)
+    gap = np.linalg.norm(coords[1:, 0] - coords[:-1, 2], axis=-1)  # NaN at missing residues
+    at = np.flatnonzero(gap > BOND_LIMIT) + 1
+    letters = np.insert(np.frombuffer(row.text.encode("ascii"), dtype=np.uint8), at, ord("X"))
     coords = np.insert(coords, at, np.nan, axis=0)
-    return Chain(torch.from_numpy(coords), residue_types(letters_with_gaps), data.names[i])
+    return Chain(torch.from_numpy(coords), residue_types(letters.tobytes().decode("ascii")), row.id)
 
 
-def usable(data: Backbones, split: int, shortest: int) -> Int[np.ndarray, " m"]:
-    """Chains of a split with enough observed residues, and no more than a fifth of them missing."""
-    seen = np.add.reduceat(data.observed, data.offsets[:-1])
-    return np.flatnonzero((data.split == split) & (seen >= shortest) & (seen >= 0.8 * data.lengths))
-
-
-def collate(chains: Sequence[Chain], inputs: Sequence[Float[Tensor, "l 3 3"]] | None = None) -> Batch:
+def collate(
+    chains: Sequence[Chain],
+    inputs: Sequence[Float[Tensor, "l 3 3"]] | None = None,
+    origin: tuple[int, int, Place] = (0, 1, Place()),
+) -> Batch:
     """Pad examples; `inputs` are the coordinates for the encoder where they differ from the target."""
     target = pad_sequence([c.coords for c in chains], True, torch.nan)
     coords = target if inputs is None else pad_sequence(list(inputs), True, torch.nan)
     mask = coords.isfinite().all((-1, -2))
-    return Batch(coords, target, mask, pad_sequence([c.types for c in chains], True), tuple(c.name for c in chains))
+    types = pad_sequence([c.types for c in chains], True)
+    return Batch(coords, target, mask, types, tuple(c.name for c in chains), origin)
 
 
-class Batches(IterableDataset[Batch]):
-    """Endless random batches. Batch k depends on the seed, k and the process alone, so runs resume anywhere.
+class Chains(ShardDataset):
+    """Endless training batches from a data set of `structok data build`.
 
-    Clusters are drawn uniformly, then a chain of each; of four batches' worth of examples, sorted by length,
-    one batch is kept.
+    Parameters
+    ----------
+    source : its folder
+    sampling : how examples are made
+    seed : with the epoch and the number of workers and processes, all that batches depend on
+    accumulate : batches per optimiser step, for `Sampling.longer`
     """
 
-    def __init__(self, data: Backbones, sampling: Sampling, *, seed: int = 0, first: int = 0, rank: int = 0) -> None:
-        self.data, self.sampling, self.seed, self.first, self.rank = data, sampling, seed, first, rank
-        self.world_size = 1
-        pool = usable(data, 0, sampling.shortest)
-        if not len(pool):
-            raise ValueError(f"no training chain has {sampling.shortest} observed residues")
-        pool = pool[np.argsort(data.cluster[pool], kind="stable")]
-        self.clusters = np.split(pool, np.flatnonzero(np.diff(data.cluster[pool])) + 1)
+    def __init__(self, source: str | Path, sampling: Sampling, *, seed: int = 0, accumulate: int = 1) -> None:
+        super().__init__(
+            source, size=sampling.residues, seed=seed, buffer=sampling.buffer, endless=True,
+            one_per_cluster=sampling.one_per_cluster,
+        )  # fmt: skip
+        self.sampling, self.accumulate = sampling, accumulate
 
-    def consumed(self, batch: Batch) -> None:
-        """Note that the model has learned from this batch."""
-        self.first += 1
+    def lengths(self, rows: Sequence[Row], before: int) -> Int[np.ndarray, " n"]:
+        crop = self.sampling.crop_at(before // self.accumulate)
+        return np.array([min(len(r.coords), crop) if _usable(r, self.sampling) else 0 for r in rows])
 
-    def state_dict(self) -> dict[str, int]:
-        """How many batches were used."""
-        return {"batches": self.first}
+    def make(self, rows: list[Row], rng: np.random.Generator, origin: tuple[int, int, Place], length: int) -> Batch:
+        chains = [self._window(with_gaps(row), min(len(row.coords), length), rng) for row in rows]
+        return collate(chains, [self._damage(c.coords, rng) for c in chains], origin)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after so many batches."""
-        self.first = state["batches"]
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        step, stride = (self.first, 1) if worker is None else (self.first + worker.id, worker.num_workers)
-        while True:
-            yield self.batch(np.random.default_rng((self.seed, self.rank, step)))
-            step += stride
-
-    def batch(self, rng: np.random.Generator) -> Batch:
-        """One random batch."""
-        s = self.sampling
-        chosen: list[tuple[int, int]] = []
-        total = 0
-        while total < 4 * s.residues:
-            cluster = self.clusters[rng.integers(len(self.clusters))]
-            i = int(cluster[rng.integers(len(cluster))])
-            length = min(int(self.data.lengths[i]), s.crop)
-            chosen.append((length, i))
-            total += length
-        groups = list(_groups(sorted(chosen, reverse=True), s.residues))
-        chains = [self._example(i, rng) for i in groups[rng.integers(len(groups))]]
-        return collate(chains, [self._damage(c.coords, rng) for c in chains])
-
-    def _example(self, i: int, rng: np.random.Generator) -> Chain:
-        chain, crop = chain_of(self.data, i), self.sampling.crop
+    def _window(self, chain: Chain, length: int, rng: np.random.Generator) -> Chain:
         for _ in range(10):  # a window may fall on a long gap
-            start = int(rng.integers(max(1, len(chain.coords) - crop + 1)))
-            window = slice(start, start + crop)
-            if chain.coords[window].isfinite().all((-1, -2)).sum() >= min(self.sampling.shortest, crop) // 2:
+            start = int(rng.integers(len(chain.coords) - length + 1))
+            window = slice(start, start + length)
+            if chain.coords[window].isfinite().all((-1, -2)).sum() >= min(self.sampling.shortest, length) // 2:
                 break
         return Chain(chain.coords[window], chain.types[window], chain.name)
 
@@ -164,29 +150,28 @@ class Batches(IterableDataset[Batch]):
                 coords[start : start + run] = torch.nan
                 left -= run
         if s.jitter:
-            noise = rng.normal(scale=s.jitter, size=coords.shape).astype(np.float32)
+            noise = rng.standard_normal(coords.shape, dtype=np.float32) * np.float32(s.jitter)
             coords = coords + torch.from_numpy(noise)
         return coords
 
 
-def _groups(chosen: Sequence[tuple[int, int]], residues: int) -> Iterator[list[int]]:
-    """Chains, longest first, in groups that fill `residues` when padded to their longest."""
-    group: list[int] = []
-    longest = 0
-    for length, i in chosen:
-        longest = max(longest, length)
-        if group and (len(group) + 1) * longest > residues:
-            yield group
-            group, longest = [], length
-        group.append(i)
-    if group:
-        yield group
+def _usable(row: Row, sampling: Sampling) -> bool:
+    seen = int(np.isfinite(row.coords).all(1).sum())
+    return seen >= sampling.shortest and seen >= sampling.observed * len(row.coords)
 
 
-def fixed_batches(data: Backbones, count: int, longest: int, residues: int, shortest: int) -> list[Batch]:
-    """Whole validation chains, one per cluster, at most `count` of at most `longest` residues."""
-    pool = usable(data, 1, shortest)
-    pool = pool[data.lengths[pool] <= longest]
-    pool = data.one_per_cluster(pool, np.random.default_rng(0))[:count] if len(pool) else pool
-    chosen = sorted(((int(data.lengths[i]), int(i)) for i in pool), reverse=True)
-    return [collate([chain_of(data, i) for i in group]) for group in _groups(chosen, residues)]
+class _Single(ShardDataset):
+    """Chains one by one, in random order."""
+
+    def make(self, rows: list[Row], rng: np.random.Generator, origin: tuple[int, int, Place], length: int) -> list[Row]:
+        return rows
+
+
+def fixed_batches(source: str | Path, count: int, longest: int, sampling: Sampling) -> list[Batch]:
+    """Whole validation chains, one per cluster, at most `count` of at most `longest` residues; the same each time."""
+    stream = iter(_Single(source, "validation", size=1, rank=0, world_size=1, one_per_cluster=True))
+    rows: Iterator[Row] = (row for rows in stream for row in rows)
+    short = (row for row in rows if len(row.coords) <= longest and _usable(row, sampling))
+    chains = [with_gaps(row) for row in itertools.islice(short, count)]
+    groups = by_length([len(c.coords) for c in chains], max(1, len(chains)), most=sampling.residues)
+    return [collate([chains[i] for i in group]) for group in reversed(groups)]

@@ -1,15 +1,17 @@
 """Train GCP-VQVAE.
 
-    python -m train.protein fit --config train/configs/gcp_vqvae_mini.yaml
-    python -m train.protein fit --config train/configs/gcp_vqvae_mini.yaml --data.path my_pdb_files/
+    structok data build my_pdb_files/ -o my_data
+    python -m train.protein fit --config train/configs/gcp_vqvae_plain.yaml --data.path my_data
 
-Data is an npz, a parquet file or a folder of PDB, mmCIF or BinaryCIF files, see `train.data.load_backbones`. The best
-tokenizer so far goes to the folder `run.out`; see `train.run` for logs and resuming.
+Data is a folder made by `structok data build`, or by `python -m train.protein pack --source ARRAYS.npz --out FOLDER`;
+it is read as a stream, however large. The best tokenizer so far goes to the folder `run.out`; see `train.run` for logs
+and resuming.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from train.protein.tasks import Training
     from train.run import Run
 
-__all__ = ["Data", "compile_parts", "fit", "main"]
+__all__ = ["Data", "compile_parts", "denoise", "fit", "main"]
 
 
 @dataclass(frozen=True)
@@ -29,64 +31,75 @@ class Data:
 
     Parameters
     ----------
-    path : npz, parquet or folder of structures; a relative path that does not exist here is looked up in the
-        data folder that the environment variable STRUCTOK_SHARED names, or in `../shared`
-    workers : processes that prepare batches
+    path : folder of a data set
+    workers : processes that prepare batches, for each device
     valid_chains, valid_longest : validate on so many chains of at most so many residues
     """
 
-    path: str = "data/protein/train.npz"
+    path: str
     workers: int = 0
     valid_chains: int = 100
     valid_longest: int = 512
 
-    def found(self) -> Path:
-        """The path here, or in the shared folder."""
-        from train.data import shared_folder
-
-        here, shared = Path(self.path), shared_folder() / self.path
-        return shared if shared.exists() and not here.exists() else here
-
 
 def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training) -> None:
     """Train, validate, export."""
-    import numpy as np
-    from torch.utils.data import DataLoader
-
     from structok.protein.model import GCPVQVAEModel
     from structok.protein.tokenizer import GCPVQVAE
-    from train.data import load_backbones
-    from train.protein.data import Batches, fixed_batches
+    from train.protein.denoise import load_encoder
     from train.protein.tasks import ProteinTask
-    from train.run import begin, train
-
-    begin(run)
-    chains = load_backbones(data.found())
-    valid = fixed_batches(chains, data.valid_chains, data.valid_longest, sampling.residues, sampling.shortest)
-    batches = Batches(chains, sampling, seed=run.seed)
+    from train.run import begin
 
     def save(trained: Any) -> None:
         copy = GCPVQVAEModel(model)
         copy.load_state_dict(trained.state_dict())
         GCPVQVAE(copy, run.tokenizer.name).save(run.tokenizer)
 
-    task = ProteinTask(GCPVQVAEModel(model), training, save, str(run.folder / "samples"))
+    begin(run)
+    network = GCPVQVAEModel(model)
+    if training.gcpnet and not run.checkpoint:
+        load_encoder(network, training.gcpnet)
+    task = ProteinTask(network, training, save, str(run.folder / "samples"))
     if run.compile:
         compile_parts(task.model)
-    used = np.concatenate(batches.clusters)
-    record = {
-        "data": asdict(data),
-        "sampling": asdict(sampling),
-        "training": asdict(training),
-        "training_chains": sorted({chains.names[i] for i in used}),
-        "training_clusters": sorted({int(c) for c in chains.cluster[used]}),
-    }
 
     def export() -> bool:
         return bool(task.best.isfinite()) or task.export()  # validated and exported before, or now
 
-    loader = DataLoader(batches, batch_size=None, num_workers=data.workers)
-    train(run, task, batches, loader, [DataLoader(valid, batch_size=None)] if valid else [], export, record)  # type: ignore[arg-type]
+    _train(run, task, data, sampling, training, export)
+
+
+def denoise(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training) -> None:
+    """Pretrain the model's GCPNet; `fit --training.gcpnet FOLDER` starts from what it leaves in `run.out`."""
+    from structok.protein.model import GCPVQVAEModel
+    from train.protein.denoise import DenoisingTask
+    from train.run import begin
+
+    begin(run)
+    node = model.graph.node_scalars, model.graph.node_vectors
+    task = DenoisingTask(GCPVQVAEModel(model), node, training, sampling.jitter)
+    _train(run, task, data, sampling, training, lambda: task.export(run.tokenizer))
+
+
+def _train(run: Run, task: Any, data: Data, sampling: Sampling, training: Training, export: Callable[[], bool]) -> None:
+    from torch.utils.data import DataLoader
+
+    from structok.data.shards import find_shards
+    from train.protein.data import Chains, fixed_batches
+    from train.run import train
+
+    chains = Chains(data.path, sampling, seed=run.seed, accumulate=run.accumulate)
+    valid = []
+    if data.valid_chains and find_shards(data.path, None)[-1].name.startswith("validation"):
+        valid = fixed_batches(data.path, data.valid_chains, data.valid_longest, sampling)
+    card = Path(data.path) / "card.json"
+    record = {
+        "data": asdict(data) | {"card": json.loads(card.read_bytes()) if card.exists() else None},
+        "sampling": asdict(sampling),
+        "training": asdict(training),
+    }
+    loader = DataLoader(chains, batch_size=None, num_workers=data.workers)
+    train(run, task, chains, loader, [DataLoader(valid, batch_size=None)] if valid else [], export, record)  # type: ignore[arg-type]
 
 
 def compile_parts(model: Any, **options: Any) -> None:
@@ -95,33 +108,32 @@ def compile_parts(model: Any, **options: Any) -> None:
         part.compile(dynamic=True, **options)
 
 
-def leaves(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of a nested mapping by their dotted names."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{above}{name}.")
-        else:
-            yield above + name, value
-
-
 def main(args: list[str] | None = None) -> None:
-    """Command line: `fit`, then options or `--config FILE`."""
+    """Command line: `fit`, `denoise` or `pack`, then options or `--config FILE`."""
     from jsonargparse import ArgumentParser
 
-    from structok.protein.model import PRESETS, GCPVQVAEConfig
+    from structok.protein.model import GCPVQVAEConfig
     from train.protein.data import Sampling
+    from train.protein.pack import pack
     from train.protein.tasks import Training
     from train.run import Run
 
     parser = ArgumentParser(description=__doc__)
     commands = parser.add_subcommands()
-    command = ArgumentParser()
-    command.add_argument("--config", action="config")
     sections = {"run": Run, "model": GCPVQVAEConfig, "data": Data, "sampling": Sampling, "training": Training}
-    for name, settings in sections.items():
-        command.add_class_arguments(settings, name)
-    command.set_defaults({f"model.{name}": value for name, value in leaves(asdict(PRESETS["mini"]))})
-    commands.add_subcommand("fit", command)
+    for kind in ("fit", "denoise"):
+        command = ArgumentParser()
+        command.add_argument("--config", action="config")
+        for name, settings in sections.items():
+            command.add_class_arguments(settings, name)
+        commands.add_subcommand(kind, command)
+    packing = ArgumentParser()
+    packing.add_function_arguments(pack)
+    commands.add_subcommand("pack", packing)
     parsed = parser.parse_args(args)
     chosen = parser.instantiate(parsed)[parsed.subcommand]
-    fit(chosen.run, chosen.model, chosen.data, chosen.sampling, chosen.training)
+    if parsed.subcommand == "pack":
+        pack(**chosen)
+    else:
+        work = fit if parsed.subcommand == "fit" else denoise
+        work(chosen.run, chosen.model, chosen.data, chosen.sampling, chosen.training)

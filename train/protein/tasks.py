@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,10 +27,10 @@ from structok.protein.losses import (
     gradient_norms,
     window_fape,
 )
-from structok.protein.structure import Backbone
+from structok.structure import Backbone
 from train.protein.data import Batch
 
-__all__ = ["ProteinTask", "Training"]
+__all__ = ["ProteinTask", "Training", "cosine"]
 
 _LOSSES: dict[str, Callable[..., Float[Tensor, " b"]]] = {
     "mse": aligned_mse,
@@ -53,6 +53,7 @@ class Training:
     lr, min_lr, warmup : cosine schedule from `lr` to `min_lr` over the run's steps after a linear warm-up
     betas, weight_decay : AdamW
     average : decay of the moving average of the weights that is validated and exported; 0 = the weights themselves
+    gcpnet : folder of a `denoise` run, whose GCPNet the model starts from; '' = from random weights
     continuous : steps at the start without quantiser; k-means then starts from latents that mean something
     """
 
@@ -66,7 +67,24 @@ class Training:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-2
     average: float = 0.0
+    gcpnet: str = ""
     continuous: int = 0
+
+
+def cosine(parameters: Iterable[nn.Parameter], settings: Training, steps: int) -> dict[str, Any]:
+    """AdamW and its schedule over so many steps, as Lightning takes them."""
+    s = settings
+    optimizer = torch.optim.AdamW(parameters, s.lr, betas=(s.betas[0], s.betas[1]), weight_decay=s.weight_decay)
+
+    def factor(step: int) -> float:
+        if step < s.warmup:
+            return (step + 1) / s.warmup
+        progress = min(1.0, (step - s.warmup) / max(1, steps - s.warmup))
+        low = s.min_lr / s.lr
+        return low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class ProteinTask(L.LightningModule):
@@ -151,20 +169,7 @@ class ProteinTask(L.LightningModule):
             self.average.update_parameters(self.model)
 
     def configure_optimizers(self) -> Any:
-        s, steps = self.settings, self.trainer.max_steps
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), s.lr, betas=(s.betas[0], s.betas[1]), weight_decay=s.weight_decay
-        )
-
-        def factor(step: int) -> float:
-            if step < s.warmup:
-                return (step + 1) / s.warmup
-            progress = min(1.0, (step - s.warmup) / max(1, steps - s.warmup))
-            low = s.min_lr / s.lr
-            return low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return cosine(self.model.parameters(), self.settings, self.trainer.max_steps)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         coords, codes, _ = self.rebuild(self.finished, batch)
@@ -181,7 +186,7 @@ class ProteinTask(L.LightningModule):
             self._write_sample(moved.unflatten(1, (-1, 3))[0], batch)
 
     def _write_sample(self, coords: Float[Tensor, "l 3 3"], batch: Batch) -> None:
-        from structok.protein.structure import write_structure
+        from structok.write.structures import write_structure
 
         folder = Path(self.samples)
         folder.mkdir(parents=True, exist_ok=True)

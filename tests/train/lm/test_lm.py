@@ -9,9 +9,9 @@ import torch
 pytest.importorskip("transformers")
 
 import structok
-from eval.learnability import figure, main, predict, unigram_bits, update
-from eval.learnability_samples import protein_geometry, sample_codes
-from eval.learnability_tables import table
+from eval.lm.learnability import figure, main, predict, unigram_bits, update
+from eval.lm.samples import protein_geometry, sample_codes
+from eval.report.lm import table
 from structok import Tokens
 from structok.errors import InputError
 from train.data import Backbones

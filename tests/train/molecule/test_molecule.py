@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import structok
-from structok.molecule.files import write_sdf
+from structok.write.structures import write_sdf
 from tests.molecule.conftest import embed
 
 pytest.importorskip("lightning")

@@ -1,0 +1,1 @@
+"""What is measured, and on what: accuracy, stability, robustness, rate, and what codes tell."""

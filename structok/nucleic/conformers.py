@@ -1,0 +1,158 @@
+"""Conformers of nucleotides: phosphate, sugar and the pose of the base, in the nucleotide's frame.
+
+A base is rigid, so that a conformer says where it sits, not where its atoms are: three points stand for it, and all
+bases share one codebook for RNA and one for DNA. Like side chains, a conformer is chosen by where the true atoms lie in
+the frame that the decoder will have; among those that serve about as well, those that keep O3' and the next P bonded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from structok.codebook.nearest import nearest_code
+from structok.geometry import apply, kabsch
+from structok.nucleic.atoms import BACKBONE, BASES, HANGING, PHOSPHATE
+
+__all__ = ["POINTS", "Bases", "Conformers", "Options", "best_path", "observed_points", "weights"]
+
+POINTS = len(HANGING) + 3  # atoms of the backbone outside the frame, then the base's points
+P, O3 = HANGING.index(BACKBONE.index("P")), HANGING.index(BACKBONE.index("O3'"))
+O2 = HANGING.index(BACKBONE.index("O2'"))
+PHOSPHATE_POINTS = [HANGING.index(i) for i in PHOSPHATE]
+_FEWEST = 3  # atoms of a base, or of a sugar, without which their pose is not known
+_GLYCOSIDIC = 2.0  # Å, from C1' to N; what hangs on another atom (pseudouridine) is not one of the bases
+_LINK = 1.607  # Å, O3'-P (Gelbin et al. 1996)
+_STRETCH = 1.0  # Å² of error that a link off by 1 Å is worth
+
+# in a base's own frame: the glycosidic N, a point beyond it on the way from C1', one beside it in the plane
+_ANCHORS = torch.tensor([[0.0, 0.0, 0.0], [2.5, 0.0, 0.0], [0.0, 2.5, 0.0]], dtype=torch.float64)
+
+
+class Bases:
+    """Rigid bases.
+
+    Parameters
+    ----------
+    templates : atoms of each base from the glycosidic N on, in its own frame: N at the origin, C1' at negative x, the
+        ring in the xy-plane; Å
+    """
+
+    def __init__(self, templates: Mapping[str, Float[Tensor, "n 3"]]) -> None:
+        self.templates = {letter: templates[letter].double() for letter in BASES}
+
+    def points(self, atoms: Float[Tensor, "l 23 3"], sequence: str) -> Float[Tensor, "l 3 3"]:
+        """The three points of each base, by the atoms that are there; NaN with fewer than three, or no bond to C1'."""
+        out = atoms.new_full((len(atoms), 3, 3), torch.nan)
+        for letter, template in self.templates.items():
+            rows = rows_of(sequence, letter)
+            base = atoms[rows, len(BACKBONE) : len(BACKBONE) + len(template)].double()
+            seen = base.isfinite().all(-1)
+            bond = (base[:, 0] - atoms[rows, BACKBONE.index("C1'")].double()).norm(dim=-1)
+            enough = (bond < _GLYCOSIDIC) & (seen.sum(1) >= _FEWEST)
+            rows, base, seen = rows[enough], base[enough], seen[enough]
+            if len(rows):
+                pose = kabsch(template.expand(len(rows), -1, -1), base, seen)
+                out[rows] = apply(pose, _ANCHORS.expand(len(rows), 3, 3)).to(out.dtype)
+        return out
+
+    def place(self, points: Float[Tensor, "l 3 3"], sequence: str, out: Float[Tensor, "l 23 3"]) -> None:
+        """Write the atoms of the bases that sit at `points` into `out`; those with NaN are left out."""
+        known = points.isfinite().all(-1).all(-1)
+        for letter, template in self.templates.items():
+            rows = rows_of(sequence, letter)
+            rows = rows[known[rows]]
+            if len(rows):
+                pose = kabsch(_ANCHORS.expand(len(rows), 3, 3), points[rows].double())
+                atoms = apply(pose, template.expand(len(rows), -1, -1))
+                out[rows, len(BACKBONE) : len(BACKBONE) + len(template)] = atoms.to(out.dtype)
+
+
+class Options(NamedTuple):
+    """For each nucleotide some conformers, nearest first: squared error of its atoms in Å², code (-1 = none)."""
+
+    error: Float[Tensor, "l c"]
+    code: Int[Tensor, "l c"]
+
+
+class Conformers:
+    """The codebook of one kind of sugar; its last `n_bare` codes are nucleotides without a phosphate.
+
+    Parameters
+    ----------
+    points : in the nucleotide's frame, Å; P, OP1 and OP2 of bare codes, and O2' of DNA, are NaN
+    n_bare : codes without phosphate
+    """
+
+    def __init__(self, points: Float[Tensor, "k p 3"], n_bare: int) -> None:
+        self.points = points.float()
+        whole = len(points) - n_bare
+        self._books = {False: slice(0, whole), True: slice(whole, len(points))}
+
+    def nearest(self, x: Float[Tensor, "l p 3"], weight: Float[Tensor, "l p"], count: int) -> Options:
+        """The conformers nearest to nucleotides, by their points with weight; those without P get bare ones."""
+        error = torch.full((len(x), count), torch.inf)
+        code = torch.full((len(x), count), -1)
+        patterns, of = weight.unique(dim=0, return_inverse=True)
+        for p, kept in enumerate(patterns):
+            rows, there = (of == p).nonzero()[:, 0], kept > 0
+            book = self._books[not bool(there[PHOSPHATE_POINTS].any())]
+            scale = kept[there, None].sqrt()
+            e = (self.points[book][:, there] * scale).flatten(1).contiguous()
+            k = min(count, len(e))
+            distance, index = nearest_code((x[rows][:, there] * scale).flatten(1), e, k)
+            error[rows, :k], code[rows, :k] = distance.view(-1, k), index.view(-1, k).long() + book.start
+        return Options(error, code)
+
+
+def observed_points(points: Float[Tensor, "l p 3"], sequence: str) -> Bool[Tensor, " l"]:
+    """Nucleotides of which enough is there to be coded: half the sugar, and the base if its letter says which."""
+    seen = points.isfinite().all(-1)
+    kind = torch.frombuffer(bytearray(sequence.upper(), "latin-1"), dtype=torch.uint8)
+    sugar = [i for i in range(len(HANGING)) if i not in PHOSPHATE_POINTS]
+    return (seen[:, sugar].sum(1) >= _FEWEST) & (seen[:, len(HANGING) :].all(1) | (kind == ord("X")))
+
+
+def weights(points: Float[Tensor, "l p 3"], sequence: str) -> Float[Tensor, "l p"]:
+    """How many atoms each point stands for, 0 where it is missing; O2' of DNA does not count."""
+    weight = points.isfinite().all(-1).float()
+    for letter, names in BASES.items():
+        weight[rows_of(sequence, letter), len(HANGING) :] *= len(names) / 3
+    small = [i for i, letter in enumerate(sequence) if letter.islower()]
+    weight[small, O2] = 0
+    return weight
+
+
+def best_path(options: Options, ends: Float[Tensor, "l c 2 3"], linked: Bool[Tensor, " l"]) -> Int[np.ndarray, " l"]:
+    """The option of each nucleotide for which errors and strained links together are least (Viterbi).
+
+    Parameters
+    ----------
+    ends : where each option puts P and O3', Å, in one frame for the whole chain
+    linked : nucleotides whose P is bonded to the O3' of the one before
+    """
+    error, ends = options.error.double().numpy(), ends.double()
+    length = (ends[1:, None, :, 0] - ends[:-1, :, None, 1]).norm(dim=-1)  # l - 1, before, after
+    strain = (_STRETCH * (length - _LINK).square()).nan_to_num(0.0).numpy()
+    strain[~linked[1:].numpy()] = 0.0
+    cost, back = error[0], np.zeros(error.shape, dtype=np.int64)
+    for i in range(1, len(error)):
+        total = cost[:, None] + strain[i - 1]
+        back[i] = total.argmin(0)
+        cost = np.minimum(total.min(0) + error[i], 1e30)
+    path = np.empty(len(error), dtype=np.int64)
+    path[-1] = cost.argmin()
+    for i in range(len(error) - 1, 0, -1):
+        path[i - 1] = back[i, path[i]]
+    return path
+
+
+def rows_of(sequence: str, letter: str) -> Int[Tensor, " m"]:
+    """Slots of a base, in DNA or RNA."""
+    kind = torch.frombuffer(bytearray(sequence.upper(), "latin-1"), dtype=torch.uint8)
+    return (kind == ord(letter)).nonzero()[:, 0]

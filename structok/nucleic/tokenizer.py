@@ -1,0 +1,232 @@
+"""nucleic-vq: DNA and RNA as rigid steps and conformers, two codes per nucleotide, both in closed loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from structok.checkpoint import check_tensors, make_config
+from structok.errors import CheckpointError, InputError
+from structok.geometry import apply, backbone_frames
+from structok.nucleic.atoms import BASES, HANGING, IN_FRAME, SLOTS
+from structok.nucleic.chain import NucleicChain
+from structok.nucleic.conformers import (
+    O3,
+    POINTS,
+    Bases,
+    Conformers,
+    Options,
+    P,
+    best_path,
+    observed_points,
+    weights,
+)
+from structok.nucleic.metrics import compare_atoms, frame_rmsd
+from structok.polymer.chain import ChainModel
+from structok.polymer.link import Link
+from structok.polymer.local import onto_rebuilt
+from structok.tokenizer import Search, Tokenizer
+from structok.tokens import Stream, Tokens, declare
+
+__all__ = ["NucleicVQ", "NucleicVQConfig"]
+
+LINK = Link(limit=9.0, stride=6.0)  # C1' to C4', C3' to C3' (A-form 5.9 Å, B-form 6.5 Å)
+BOND = 2.5  # Å, from O3' to P
+REACH = 3.0  # Å; a nucleotide of which no conformer comes nearer is of another kind
+UNIT, NONE = 0.001, np.iinfo(np.int16).min  # Å, of stored coordinates; an atom that is not there
+
+
+@dataclass(frozen=True)
+class NucleicVQConfig:
+    """Configuration of a nucleic-vq checkpoint.
+
+    codebook_size : number of steps, those for chain breaks included
+    conformers : number of conformers of RNA, and of DNA
+    n_break : how many of the steps, the last ones, are long steps over chain breaks
+    n_bare : how many of the conformers, the last ones, have no phosphate
+    beam, closed_loop : how `encode` searches unless asked otherwise, see `Search`
+    choices : conformers of each nucleotide between which the links to its neighbours decide
+    max_length : longest chain, in nucleotides
+    """
+
+    codebook_size: int
+    conformers: int
+    n_break: int = 0
+    n_bare: int = 0
+    beam: int = 64
+    closed_loop: bool = True
+    choices: int = 24
+    max_length: int = 8192
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.n_break < self.codebook_size:
+            raise CheckpointError(f"n_break {self.n_break} leaves none of {self.codebook_size} codes for bonds")
+        if not 0 < self.n_bare < self.conformers:
+            raise CheckpointError(f"n_bare {self.n_bare} of {self.conformers} conformers: some of each kind are needed")
+
+
+class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
+    """Tokenizer of DNA and RNA with all heavy atoms.
+
+    A step places the frame (C4', C3', C1') of a nucleotide after the one before; its conformer adds phosphate, sugar
+    and base. Nucleotides whose frame is missing carry a bridge, as in proteins. One of which too little else is there
+    (no base, less than half a sugar) has conformer -1 and comes back as its frame only. A nucleotide without a
+    phosphate comes back without; of one that lacks other atoms, all come back.
+
+    Parameters
+    ----------
+    config : see `NucleicVQConfig`
+    steps : shape=(codebook_size, 3, 3), Å
+    books : conformers of 'rna' and 'dna', shape=(conformers, 12, 3), Å
+    templates : atoms of each base, Å
+    """
+
+    modality: ClassVar = "nucleic"
+    kind = "nucleic-vq"
+    unit = "nucleotides"
+
+    def __init__(
+        self,
+        config: NucleicVQConfig,
+        steps: Float[Tensor, "k 3 3"],
+        books: dict[str, Float[Tensor, "c p 3"]],
+        templates: dict[str, Float[Tensor, "n 3"]],
+        *,
+        name: str = "nucleic-vq",
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(config, name, device)
+        self.model = ChainModel(steps.to(device), config.n_break, link=LINK)
+        self.books = {kind: Conformers(book, config.n_bare) for kind, book in books.items()}
+        self.bases = Bases(templates)
+
+    @classmethod
+    def from_checkpoint(
+        cls, name: str, config: dict[str, Any], tensors: dict[str, Tensor], *, device: str = "cpu"
+    ) -> NucleicVQ:
+        """Build from what `structok.checkpoint.read_checkpoint` read; strict. Conformers stay on the CPU."""
+        built = make_config(NucleicVQConfig, config, name)
+        expected: dict[str, tuple[int, ...]] = {"steps": (built.codebook_size, 3, 3)}
+        expected |= dict.fromkeys(("rna", "dna"), (built.conformers, POINTS, 3))
+        expected |= {letter: (len(names), 3) for letter, names in BASES.items()}
+        check_tensors(expected, tensors, name)
+        books = {kind: _widen(tensors[kind]) for kind in ("rna", "dna")}
+        return cls(built, tensors["steps"], books, {x: tensors[x] for x in BASES}, name=name, device=device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        books = {kind: _narrow(book.points) for kind, book in self.books.items()}
+        templates = {letter: template.float() for letter, template in self.bases.templates.items()}
+        return {"steps": self.model.steps.float(), **books, **templates}
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        return declare("nucleic", codes=self.codebook_size, conformers=self.config.conformers)
+
+    def compare(self, structure: NucleicChain, back: NucleicChain, tokens: Tokens) -> dict[str, Any]:
+        return {
+            "length": len(tokens),
+            "rmsd": compare_atoms(back.atoms, structure.atoms).rmsd,
+            "rmsd_frames": frame_rmsd(back.atoms, structure.atoms),
+            "bits_per_token": math.log2(self.codebook_size) + math.log2(self.config.conformers),
+        }
+
+    def prepare(self, x: Any) -> NucleicChain:
+        if not isinstance(x, NucleicChain):
+            raise InputError(f"{self.name} takes a NucleicChain, not {type(x).__name__}")
+        where = f"{x.name or 'structure'}, chain {x.chain_id}"
+        if x.mask.sum() < 2:
+            raise InputError(f"{where}: {int(x.mask.sum())} observed nucleotide(s); a chain needs at least 2")
+        if len(x) > self.max_length:
+            raise InputError(f"{where}: {len(x)} nucleotides, {self.name} takes {self.max_length}; split the chain")
+        wrong = sorted(set(x.sequence) - set("ACGUTXacgutx"))
+        if wrong:
+            raise InputError(
+                f"{where}: unknown letters {', '.join(wrong)}; A C G U T are RNA, a c g u t DNA, X x unknown"
+            )
+        return x
+
+    def assign(self, items: Sequence[NucleicChain], search: Search, batch_size: int) -> list[Int[np.ndarray, "two l"]]:
+        frames = [torch.from_numpy(chain.frames) for chain in items]
+        codes = self.model.encode(frames, beam=search.beam, batch_size=batch_size)
+        return [np.stack([row.numpy(), self._conformers(chain, row)]) for chain, row in zip(items, codes)]
+
+    def _conformers(self, chain: NucleicChain, codes: Int[Tensor, " l"]) -> Int[np.ndarray, " l"]:
+        """Conformer codes on the frames that the steps rebuild."""
+        rebuilt = self.model.decode(codes.to(self.device)).cpu()
+        rebuilt = torch.where(torch.from_numpy(chain.mask)[:, None, None], rebuilt, torch.nan)
+        atoms = torch.from_numpy(chain.atoms)
+        points = torch.cat([atoms[:, IN_FRAME], atoms[:, HANGING], self.bases.points(atoms, chain.sequence)], 1)
+        local = onto_rebuilt(points, rebuilt)[:, 3:]
+        able = observed_points(local, chain.sequence)
+        weight = weights(local, chain.sequence)
+        count = self.config.choices
+        error, code = torch.zeros(len(chain), count), torch.full((len(chain), count), -1)
+        ends = torch.full((len(chain), count, 2, 3), torch.nan, dtype=torch.float64)
+        for kind, rows in _by_sugar(chain.sequence, able):
+            options = self.books[kind].nearest(local[rows], weight[rows], count)
+            error[rows], code[rows] = options
+            placed = self.books[kind].points[options.code.clamp(min=0)][:, :, [P, O3]].double()
+            ends[rows] = apply(backbone_frames(rebuilt[rows]), placed.flatten(1, 2)).unflatten(1, (count, 2))
+        link = (atoms[1:, 0] - atoms[:-1, 8]).norm(dim=-1) <= BOND
+        path = best_path(Options(error, code), ends, torch.nn.functional.pad(link, (1, 0)))
+        chosen = code[torch.arange(len(chain)), torch.from_numpy(path)]
+        for kind, rows in _by_sugar(chain.sequence, chosen >= 0):
+            off = (self.books[kind].points[chosen[rows]] - local[rows]).norm(dim=-1)
+            off = torch.where(weight[rows] > 0, off, 0.0).nan_to_num(0.0).amax(1)
+            chosen[rows[off > REACH]] = -1
+        return chosen.numpy()
+
+    def tokens(self, item: NucleicChain, codes: Int[np.ndarray, "two l"]) -> Tokens:
+        return Tokens(
+            codes[0],
+            "nucleic",
+            self.name,
+            mask=item.mask,
+            id=item.name,
+            chain=item.chain_id,
+            sequence=item.sequence,
+            residue_ids=tuple(item.residue_ids),
+            conformers=codes[1],
+        )
+
+    def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[NucleicChain]:
+        return [self._rebuild(tokens) for tokens in many]
+
+    def _rebuild(self, tokens: Tokens) -> NucleicChain:
+        coords = self.model.decode(torch.from_numpy(tokens.codes.astype(np.int64)).to(self.device)).cpu()
+        sequence = tokens.sequence or "X" * len(tokens)
+        atoms = torch.full((len(tokens), SLOTS, 3), torch.nan, dtype=torch.float64)
+        atoms[:, IN_FRAME] = coords
+        if tokens.conformers is not None:
+            code = torch.from_numpy(tokens.conformers.astype(np.int64))
+            points = torch.full((len(tokens), POINTS, 3), torch.nan, dtype=torch.float64)
+            frames = backbone_frames(coords)
+            for kind, rows in _by_sugar(sequence, code >= 0):
+                points[rows] = apply(frames[rows], self.books[kind].points[code[rows]].double())
+            atoms[:, HANGING] = points[:, : len(HANGING)]
+            self.bases.place(points[:, len(HANGING) :], sequence, atoms)
+        atoms[~torch.from_numpy(tokens.mask)] = torch.nan
+        chain_id = "A" if tokens.chain is None else tokens.chain
+        return NucleicChain(atoms.float().numpy(), sequence, chain_id, tokens.residue_ids, name=tokens.id)
+
+
+def _by_sugar(sequence: str, rows: Tensor) -> list[tuple[str, Int[Tensor, " m"]]]:
+    """The slots among `rows` that are RNA, and those that are DNA."""
+    dna = torch.tensor([letter.islower() for letter in sequence])
+    found = (("rna", (rows & ~dna).nonzero()[:, 0]), ("dna", (rows & dna).nonzero()[:, 0]))
+    return [(kind, some) for kind, some in found if len(some)]
+
+
+def _narrow(points: Float[Tensor, "k p 3"]) -> Tensor:
+    return torch.where(points.isfinite(), (points / UNIT).round(), NONE).to(torch.int16)
+
+
+def _widen(points: Tensor) -> Float[Tensor, "k p 3"]:
+    return torch.where(points == NONE, torch.nan, points.float() * UNIT)

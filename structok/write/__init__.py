@@ -1,0 +1,1 @@
+"""Tokens and structures to files, whole or not at all."""

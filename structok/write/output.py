@@ -1,0 +1,129 @@
+"""Rebuilt structures to files: all into one, one per structure into a folder, or to stdout."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from structok.errors import InputError, StructokError
+from structok.files import write_whole
+from structok.read.formats import suffix_kind
+from structok.structure import Note
+from structok.tokens import Tokens
+from structok.work.log import Log
+
+__all__ = ["write_structures"]
+
+_LONGEST = 180  # bytes of a file name before its suffix
+_PROTEIN = ("pdb", "cif", "bcif")
+
+
+def write_structures(
+    rebuilt: Iterable[tuple[Tokens, Any]],
+    out: Path | None,
+    format: str | None,
+    *,
+    oxygen: bool,
+    force: bool,
+    log: Log,
+) -> None:
+    """Write chains of one structure into one file each; molecules as SDF.
+
+    `out` with a structure suffix is one file, otherwise a folder of `<id>.<format>`; None is stdout. What cannot be
+    written is reported, and the others are.
+    """
+    kind = suffix_kind(out) if out is not None else None
+    if out is not None and (kind is None or out.is_dir()):
+        names = _Names(log)
+        for id, chains in _grouped(rebuilt):
+            try:
+                path = out / f"{names.name(id)}.{_kind(chains[0], format, None)}"
+                _write(chains, path, format, oxygen, force)
+            except StructokError as error:
+                log.error(error)
+            except OSError as error:
+                log.error(InputError(f"{id[:60]}: cannot be written ({error.strerror or error})"))
+        return
+    groups = list(_grouped(rebuilt))
+    if not groups:
+        return
+    everything = [s for _, chains in groups for s in chains]
+    chosen = _kind(everything[0], format, kind)
+    if chosen in _PROTEIN and len(groups) > 1:
+        raise InputError(f"{len(groups)} structures do not fit one {chosen} file; give a folder: -o rebuilt/")
+    if out is None:
+        sys.stdout.buffer.write(_body(everything, chosen, oxygen, "stdout"))
+        sys.stdout.buffer.flush()
+    else:
+        _write(everything, out, chosen, oxygen, force)
+
+
+def _grouped(rebuilt: Iterable[tuple[Tokens, Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """Runs of chains of one structure, with its id."""
+    name = ""
+    chains: list[Any] = []
+    ids: set[str] = set()
+    for tokens, structure in rebuilt:
+        same = chains and tokens.modality == "protein" and tokens.id == name and (tokens.chain or "A") not in ids
+        if chains and not same:
+            yield name, chains
+            chains, ids = [], set()
+        name = tokens.id
+        chains.append(structure)
+        ids.add(tokens.chain or "A")
+    if chains:
+        yield name, chains
+
+
+class _Names:
+    """File names of ids: none comes twice, not even where capitals do not count, and none is too long."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._used: dict[str, int] = {}
+
+    def name(self, id: str) -> str:
+        """A name for the next structure of this id."""
+        stem = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in id) or "structure"
+        short = stem.encode()[:_LONGEST].decode(errors="ignore")
+        name, again = short, self._used.get(short.casefold(), 1)
+        while name.casefold() in self._used:
+            again += 1
+            name = f"{short}_{again}"
+        if again > 1:
+            self._used[short.casefold()] = again
+        self._used[name.casefold()] = 1
+        if short != stem:
+            self._log.note(Note("names shortened", 1, f"too long for a file name, written as {name[:60]}…"), id[:60])
+        return name
+
+
+def _kind(structure: Any, format: str | None, from_suffix: str | None) -> str:
+    """Format by -f, else by suffix, else pdb or sdf; refused where it cannot hold the structure."""
+    protein = hasattr(structure, "coords")
+    kind = format or from_suffix or ("pdb" if protein else "sdf")
+    if protein != (kind in _PROTEIN):
+        raise InputError(f"{'proteins' if protein else 'molecules'} cannot be written as {kind}")
+    return kind
+
+
+def _body(structures: list[Any], kind: str, oxygen: bool, label: str) -> bytes:
+    if kind == "sdf":
+        from structok.write.structures import write_sdf
+
+        text = io.StringIO()
+        write_sdf(structures, text)
+        return text.getvalue().encode()
+    from structok.write.structures import structure_bytes
+
+    return structure_bytes(structures, kind, oxygen=oxygen, label=label)
+
+
+def _write(structures: list[Any], path: Path, format: str | None, oxygen: bool, force: bool) -> None:
+    if path.exists() and not force:
+        raise InputError(f"{path}: exists; --force overwrites it")
+    kind = _kind(structures[0], format, suffix_kind(path))
+    write_whole(path, _body(structures, kind, oxygen, str(path)))
