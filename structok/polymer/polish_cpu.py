@@ -55,23 +55,29 @@ def _chain(steps, frames):
 
 
 @compiled()
-def sides(frames, slots, x, w, wrong, fade, before, after):
+def _places(frames, slots, y):
+    for a in range(len(slots)):
+        y[a] = frames[slots[a], 9:]
+
+
+@compiled()
+def sides(y, x, w, wrong, fade, before, after):
     """Fading sums of the anchors up to each one, and from each one on."""
-    n = len(slots)
+    n = len(y)
     for a in range(n):
         if a:
             before[a] = fade * before[a - 1]
         else:
             before[a] = 0.0
         if not wrong[a]:
-            add(before[a], frames[slots[a], 9:], x[a], w[a])
+            add(before[a], y[a], x[a], w[a])
     for a in range(n - 1, -1, -1):
         if a < n - 1:
             after[a] = fade * after[a + 1]
         else:
             after[a] = 0.0
         if not wrong[a]:
-            add(after[a], frames[slots[a], 9:], x[a], w[a])
+            add(after[a], y[a], x[a], w[a])
 
 
 @compiled()
@@ -130,11 +136,11 @@ def _join(p, q, frames, own, skip, near, far, codes, feature, taken, limits):
 
 
 @compiled()
-def suspicious(frames, slots, x, w, wrong, limits):
+def suspicious(y, x, w, limits):
     """Whether an anchor lies too far off, or a break between two anchors would explain much better what is there."""
-    n = len(slots)
+    n = len(y)
     before, after, both = np.empty((n, SUMS)), np.empty((n, SUMS)), np.empty(SUMS)
-    sides(frames, slots, x, w, wrong, limits.fade, before, after)
+    sides(y, x, w, np.zeros(n, np.bool_), limits.fade, before, after)
     pose, other = np.zeros(12), np.zeros(12)
     pose[0] = pose[4] = pose[8] = other[0] = other[4] = other[8] = 1.0
     for a in range(n):
@@ -142,7 +148,7 @@ def suspicious(frames, slots, x, w, wrong, limits):
         if a:
             both += before[a - 1]
         now = fit(both, pose)
-        if _miss(pose, frames[slots[a], 9:], x[a], w[a]) > limits.cap:
+        if _miss(pose, y[a], x[a], w[a]) > limits.cap:
             return True
         if a and now - fit(before[a - 1], other) - fit(after[a], other) > limits.substitution - limits.alike:
             return True
@@ -160,7 +166,7 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
     code, steps, wrong : what is substituted (-2 nothing, -1 a free step), the steps that follow, the wrong anchors
     """
     n, length = len(slots), len(own)
-    frames = np.empty((length, 12))
+    frames, y = np.empty((length, 12)), np.empty((n, 3))
     before, after, both = np.empty((n, SUMS)), np.empty((n, SUMS)), np.empty(SUMS)
     pose = np.zeros(12)
     taken, edited = np.zeros(length, np.bool_), np.empty((length, 12))
@@ -169,7 +175,8 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
     for _ in range(sweeps):
         changed = False
         _chain(steps, frames)
-        sides(frames, slots, x, w, wrong, limits.fade, before, after)
+        _places(frames, slots, y)
+        sides(y, x, w, wrong, limits.fade, before, after)
         # the anchors again, each by its neighbours
         for a in range(n):
             both[:] = 0.0
@@ -180,8 +187,8 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
             if both[0] == 0.0:
                 continue
             fit(both, pose)
-            wrong[a] = _miss(pose, frames[slots[a], 9:], x[a], w[a]) > limits.cap
-        sides(frames, slots, x, w, wrong, limits.fade, before, after)
+            wrong[a] = _miss(pose, y[a], x[a], w[a]) > limits.cap
+        sides(y, x, w, wrong, limits.fade, before, after)
         # gaps between right anchors, those where most is to be won first
         count, last = 0, -1
         for a in range(n):
@@ -207,7 +214,8 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
                 last -= 1
             p, q = slots[last], slots[a]
             _chain(steps, frames)
-            sides(frames, slots, x, w, wrong, limits.fade, before, after)
+            _places(frames, slots, y)
+            sides(y, x, w, wrong, limits.fade, before, after)
             both[:] = before[last] + after[a]
             now = fit(both, pose)
             here = 0
