@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -33,7 +34,7 @@ class Run:
     Parameters
     ----------
     name : of the run; logs and checkpoints go to `runs/<name>`
-    out : folder of the finished tokenizer; '' = `runs/<name>/tokenizer`
+    out : folder of the finished tokenizer; '' = `runs/<name>`
     steps : optimiser steps in all
     max_time : 'DD:HH:MM:SS' after which the run stops, resumed time included; '' = never
     accumulate : batches per optimiser step
@@ -75,7 +76,7 @@ class Run:
     @property
     def tokenizer(self) -> Path:
         """Folder of the finished tokenizer."""
-        return Path(self.out) if self.out else self.folder / "tokenizer"
+        return Path(self.out) if self.out else self.folder
 
     @property
     def checkpoint(self) -> Path | None:
@@ -87,6 +88,7 @@ class Run:
 def begin(run: Run) -> None:
     """Seed the random numbers and set the threads; call it before the model is made."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips
+    warnings.filterwarnings("ignore", ".*(val_dataloader|LeafSpec)")
     L.seed_everything(run.seed, verbose=False)
     if run.threads:
         torch.set_num_threads(run.threads)

@@ -8,16 +8,16 @@ sequence (SELFIES), residue ids, mask and codes must be the same both times.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from eval.measure.sets import molecule_sets, protein_sets
 from structok.errors import StructokError
@@ -99,26 +99,24 @@ def _same(a: Tokens, b: Tokens, field: str) -> bool:
     return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="quantize -> decode -> quantize")
-    parser.add_argument("--data", type=Path, help="folder of structures; default: the held-out sets of the benchmark")
-    parser.add_argument("--count", type=int, default=500, help="chains and molecules of each set")
-    parser.add_argument("-m", "--model", help="tokenizer; default: each modality's")
-    parser.add_argument("-o", "--out", type=Path)
-    options = parser.parse_args()
+def main(
+    data: Annotated[Path | None, typer.Option(help="folder of structures; default: the benchmark's sets")] = None,
+    count: Annotated[int, typer.Option(help="chains and molecules of each set")] = 500,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="tokenizer; default: each modality's")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file")] = None,
+) -> None:
+    """Tokenize, decode and tokenize again; print what differs."""
     report: dict[str, Any] = {}
+    proteins, molecules = protein_sets(data, count, seed=0), molecule_sets(data, count, whole=False)
     with tempfile.TemporaryDirectory() as folder:
-        for chains in protein_sets(options.data, options.count, seed=0):
-            print(f"{chains.name}: {len(chains.structures)}", file=sys.stderr, flush=True)
-            report[chains.name] = round_trip(chains.structures, Path(folder) / chains.name, ("pdb", "cif"), options.model)
-        for mols in molecule_sets(options.data, options.count, whole=False):
-            print(f"{mols.name}: {len(mols.structures)}", file=sys.stderr, flush=True)
-            report[mols.name] = round_trip(mols.structures, Path(folder) / mols.name, ("sdf",), options.model)
+        for some, formats in (*((s, ("pdb", "cif")) for s in proteins), *((s, ("sdf",)) for s in molecules)):
+            print(f"{some.name}: {len(some.structures)}", file=sys.stderr, flush=True)
+            report[some.name] = round_trip(some.structures, Path(folder) / some.name, formats, model)
     text = json.dumps(report, indent=1)
     print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    if out:
+        out.write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -16,10 +16,12 @@ import typer
 from eval import RESULTS
 from eval.report.allatom import fill_allatom
 from eval.report.cards import fill_proteins
+from eval.report.gpu import fill_gpu
 from eval.report.lm import fill_learnability
 from eval.report.molecules import fill_molecules
 from eval.report.page import write_report
 from eval.report.structtokenbench import fill_structtokenbench
+from eval.report.training import fill_training
 
 
 def main(
@@ -33,6 +35,8 @@ def main(
         fill_learnability()
         fill_structtokenbench()
         fill_allatom()
+        fill_gpu()
+        fill_training()
     print(write_report(folder, small=small))
 
 

@@ -8,6 +8,7 @@ The data set is repeated by hard links to its shards up to `--rows`; training ad
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -102,7 +103,7 @@ def model_speed(repeats: int = 3) -> dict[str, Any]:
     model = GCPVQVAEModel(PRESETS["mini"]).train()
     model.quantizer.initialised.fill_(True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-    from eval.training import batch
+    from eval.speed.training import batch
 
     coords, mask, types = batch(16, 256, "cpu")
     spent = []
@@ -118,7 +119,7 @@ def model_speed(repeats: int = 3) -> dict[str, Any]:
 
 
 def trained(data: Path, name: str, steps: int, residues: int, *options: str) -> tuple[list[float], float]:
-    """Loss of each step of a short run of a tiny network, and the peak memory of its largest process in MB."""
+    """Loss of each step of a short run of a tiny network, and its peak memory in MB."""
     sizes = [f"--model.{k}={v}" for k, v in TINY.items()]
     command = [
         *(sys.executable, "-m", "train.protein", "fit", f"--data.path={data}", "--data.valid_chains=0"),
@@ -128,12 +129,16 @@ def trained(data: Path, name: str, steps: int, residues: int, *options: str) -> 
         *("--training.adaptive=false", *sizes, *options),
     ]
     process = subprocess.Popen(command, cwd=data.parent, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    memory = 0.0
+    while process.poll() is None:  # what wait4 says of a child counts the memory of its parent
+        with contextlib.suppress(OSError, StopIteration):
+            memory = max(memory, peak(process.pid))
+        time.sleep(0.1)
+    if process.returncode:
         raise SystemExit(f"{name}: the training failed")
     with next((data.parent / "runs" / name).glob("version_*/metrics.csv")).open() as file:
         losses = [float(row["loss/total"]) for row in csv.DictReader(file) if row["loss/total"]]
-    return losses, usage.ru_maxrss / 1024
+    return losses, memory
 
 
 def windows(losses: list[float], width: int = 10) -> list[float]:
@@ -146,6 +151,7 @@ def main(
     rows: Annotated[list[int], typer.Option(help="Sizes of data sets.")] = [10_000, 1_000_000],  # noqa: B006
     batches: Annotated[int, typer.Option(help="Batches read of each.")] = 600,
     steps: Annotated[int, typer.Option(help="Steps of each short training.")] = 80,
+    parts: Annotated[list[str], typer.Option(help="What to measure anew.")] = ["loader", "model", "fit", "loss"],  # noqa: B006
     only: Annotated[str, typer.Option(help="Read one folder in this process; JSON on stdout.")] = "",
     workers: Annotated[int, typer.Option(help="With --only.")] = 0,
 ) -> None:
@@ -153,31 +159,34 @@ def main(
     if only:
         print(json.dumps(read(Path(only), batches, workers)))
         return
-    record: dict[str, Any] = {"loader": [], "model": model_speed(), "fit": []}
+    out = RESULTS / "training.json"
+    old = json.loads(out.read_text()) if out.exists() else {}
+    record: dict[str, Any] = old.get("streaming", {}) | {part: [] for part in parts}
     with tempfile.TemporaryDirectory(dir=data.parent) as scratch:
         for wanted in rows:
             folder = Path(scratch) / f"rows{wanted}"
             count = repeated(data, wanted, folder)
-            for n in (0, 2):
+            for n in (0, 2) if "loader" in parts else ():
                 command = [sys.executable, "-m", "eval.speed.streaming", str(data), "--only", str(folder)]
                 command += ["--workers", str(n), "--batches", str(batches)]
                 found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 record["loader"].append({"chains": count, **found})
-                print(record["loader"][-1], file=sys.stderr)
-            _, memory = trained(folder, f"fit{wanted}", 20, 2048)
-            record["fit"].append({"chains": count, "steps": 20, "peak memory, MB": round(memory)})
-            print(record["fit"][-1], file=sys.stderr)
+            if "fit" in parts:
+                _, memory = trained(folder, f"fit{wanted}", 20, 2048)
+                record["fit"].append({"chains": count, "steps": 20, "peak memory, MB": round(memory)})
         folder = Path(scratch) / f"rows{rows[0]}"
-        one, _ = trained(folder, "one", steps, 2048)
-        two, _ = trained(folder, "two", steps, 1024, "--run.devices=2", "--run.strategy=ddp")
-        other, _ = trained(folder, "other", steps, 2048, "--run.seed=1")
-        record["loss, means of ten steps"] = {
-            "one process, 2048 residues": windows(one),
-            "two processes, 1024 residues each": windows(two),
-            "one process, another seed": windows(other),
-        }
-    old = json.loads((RESULTS / "training.json").read_text()) if (RESULTS / "training.json").exists() else {}
-    (RESULTS / "training.json").write_text(json.dumps(old | {"streaming": record}, indent=1) + "\n")
+        if "loss" in parts:
+            ways = {
+                "one process, 2048 residues": (2048,),
+                "two processes, 1024 residues each": (1024, "--run.devices=2", "--run.strategy=ddp"),
+            }
+            record["loss"] = {
+                way: [windows(trained(folder, f"{n}{seed}", steps, *how, f"--run.seed={seed}")[0]) for seed in range(3)]
+                for n, (way, how) in enumerate(ways.items())
+            }
+    if "model" in parts:
+        record["model"] = model_speed()
+    out.write_text(json.dumps(old | {"streaming": record}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

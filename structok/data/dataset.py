@@ -31,11 +31,11 @@ class Row(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a worker's stream goes on: at batch `index` of a buffer of an epoch; `before` came before that buffer."""
+    """Where a worker's stream goes on: at batch `batch` of a buffer of an epoch; `before` came before that buffer."""
 
     epoch: int = 0
     buffer: int = 0
-    index: int = 0  # type: ignore[assignment]  # hides a method of tuples
+    batch: int = 0
     before: int = 0
 
 
@@ -211,7 +211,7 @@ class ShardDataset(IterableDataset[Any]):
             rng = np.random.default_rng((self.seed, epoch, share, b))
             lengths = self.lengths(rows, before * workers)
             batches = self._plan(lengths, rng)
-            for k in range(place.index if b == place.buffer else 0, len(batches)):
+            for k in range(place.batch if b == place.buffer else 0, len(batches)):
                 at_end = k + 1 == len(batches)
                 after = Place(epoch, b + 1, 0, before + k + 1) if at_end else Place(epoch, b, k + 1, before)
                 if at_end and b + 1 == buffers:

@@ -1,1 +1,1 @@
-"""Structure tokenizers of proteins: `python -m train.protein fit --config train/configs/gcp_vqvae_mini.yaml`."""
+"""Structure tokenizers of proteins: `python -m train.protein fit --config train/configs/gcp_vqvae_plain.yaml`."""

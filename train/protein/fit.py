@@ -1,7 +1,7 @@
 """Train GCP-VQVAE.
 
     structok data build my_pdb_files/ -o my_data
-    python -m train.protein fit --config train/configs/gcp_vqvae_mini.yaml --data.path my_data
+    python -m train.protein fit --config train/configs/gcp_vqvae_plain.yaml --data.path my_data
 
 Data is a folder made by `structok data build`, or by `python -m train.protein pack --source ARRAYS.npz --out FOLDER`;
 it is read as a stream, however large. The best tokenizer so far goes to the folder `run.out`; see `train.run` for logs
