@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from structok.structure import Note, many
 
-__all__ = ["BACKBONE", "MISSING", "Residue", "Table", "group_residues", "mark_placeholders"]
+__all__ = ["BACKBONE", "LAST", "MISSING", "Residue", "Table", "group_residues", "mark_placeholders"]
 
-BACKBONE = ("N", "CA", "C", "O")
+LAST = ("OXT", "OT2", "OC2")  # the second oxygen of a chain's last residue, as PDB, CHARMM and GROMACS call it
+BACKBONE = ("N", "CA", "C", "O", *LAST)
 MISSING = -(1 << 31)  # a number that the file does not give
 _FILL = 99.0  # Å; an atom with x = y = z beyond this is a program's "unknown"
 _BEYOND = 9999.0  # Å; nor are there structures as large as this
@@ -52,6 +53,7 @@ class Table:
     resolution: float | None = None
     predicted: bool = False
     block: str = ""
+    gaps_said: bool = False  # written by structok: what the file does not call missing is not missing
     unseen: dict[str, dict[tuple[int, str], str]] = field(default_factory=dict)
     components: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -90,9 +92,9 @@ def group_residues(table: Table) -> list[Residue]:
     keys = [_key(table, rows[0]) for rows in runs]
     if len(set(keys)) < len(keys):
         runs = _join_runs(table, runs, keys)
-    residues, dropped = [], 0
+    residues, dropped, named = [], 0, any(table.alt)
     for rows in runs:
-        kept = _one_location(table, rows)
+        kept = _one_location(table, rows) if named else rows  # no atom comes twice in a run
         dropped += len(rows) - len(kept)
         i = rows[0]
         place, entity = table.place, table.entity
