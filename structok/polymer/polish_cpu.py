@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from structok.codebook.cpu import compiled
-from structok.polymer.repair_cpu import SUMS, _compose, _invert, _miss, add, evidence, fit, move
+from structok.polymer.repair_cpu import SUMS, _compose, _invert, _miss, add, evidence, fit, misfit, move
 
 __all__ = ["features", "polish", "sides", "suspicious"]
 
@@ -90,7 +90,7 @@ def _join(p, q, frames, own, skip, near, far, codes, feature, taken, limits):
     size = feature.shape[1]
     count = q - p + 1
     left, right = np.empty((count, 12)), np.empty((count, 12))
-    one, two, pose, local = np.empty(12), np.empty(12), np.empty(12), np.empty(12)
+    one, two, pose = np.empty(12), np.empty(SUMS), np.empty(12)
     left[0] = frames[p]
     for i in range(1, count):
         _compose(left[i - 1], own[p + i], left[i])
@@ -125,11 +125,11 @@ def _join(p, q, frames, own, skip, near, far, codes, feature, taken, limits):
                 both[:] = b
                 move(both, codes[k])
                 both += a
-                local[:] = pose
-                cost = fit(both, local)
+                cost = misfit(both)
                 if cost < here:
-                    here, here_code, two[:] = cost, k, local
-            pose[:] = two
+                    here, here_code = cost, k
+                    two[:] = both
+            fit(two, pose)
         if here < best:
             best, best_slot, best_code = here, p + i, here_code
     return best, best_slot, best_code, limits.substitution - min(2 * np.log(max(known[1], 1.0)), limits.alike)
@@ -141,8 +141,8 @@ def suspicious(y, x, w, limits):
     n = len(y)
     before, after, both = np.empty((n, SUMS)), np.empty((n, SUMS)), np.empty(SUMS)
     sides(y, x, w, np.zeros(n, np.bool_), limits.fade, before, after)
-    pose, other = np.zeros(12), np.zeros(12)
-    pose[0] = pose[4] = pose[8] = other[0] = other[4] = other[8] = 1.0
+    pose = np.zeros(12)
+    pose[0] = pose[4] = pose[8] = 1.0
     for a in range(n):
         both[:] = after[a]
         if a:
@@ -150,7 +150,7 @@ def suspicious(y, x, w, limits):
         now = fit(both, pose)
         if _miss(pose, y[a], x[a], w[a]) > limits.cap:
             return True
-        if a and now - fit(before[a - 1], other) - fit(after[a], other) > limits.substitution - limits.alike:
+        if a and now - misfit(before[a - 1]) - misfit(after[a]) > limits.alarm:
             return True
     return False
 
@@ -196,8 +196,8 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
                 continue
             if last >= 0:
                 both[:] = before[last] + after[a]
-                now = fit(both, pose)
-                free = fit(before[last], pose) + fit(after[a], pose)
+                now = misfit(both)
+                free = misfit(before[last]) + misfit(after[a])
                 held = 0.0
                 for s in range(slots[last] + 1, slots[a] + 1):
                     if code[s] > -2:
@@ -217,7 +217,7 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
             _places(frames, slots, y)
             sides(y, x, w, wrong, limits.fade, before, after)
             both[:] = before[last] + after[a]
-            now = fit(both, pose)
+            now = misfit(both)
             here = 0
             for s in range(p + 1, q + 1):
                 taken[s] = code[s] > -2
@@ -263,11 +263,10 @@ def _bare(p, q, frames, own, near, far):
     for s in range(p + 1, q + 1):
         _compose(end, own[s], step)
         end[:] = step
-    back, motion, pose = np.empty(12), np.empty(12), np.zeros(12)
-    pose[0] = pose[4] = pose[8] = 1.0
+    back, motion = np.empty(12), np.empty(12)
     _invert(frames[q], back)
     _compose(end, back, motion)
     both = far.copy()
     move(both, motion)
     both += near
-    return fit(both, pose)
+    return misfit(both)

@@ -25,12 +25,13 @@ from structok.geometry import apply, invert, scan
 from structok.polymer.anchors import RADII, AnchorPoints
 from structok.polymer.chain import ChainModel
 from structok.polymer.polish_cpu import features, polish, suspicious
-from structok.polymer.repair_cpu import SUMS, Limits, add, extend, fit, seed
+from structok.polymer.repair_cpu import SUMS, Limits, add, extend, fit, gather, seed
 from structok.polymer.search import pose_rows
 
 __all__ = ["Limits", "Repairer", "Repairs", "limits_for"]
 
 _BLUR = 0.468  # error of an anchor, of the mean distance from its point to the eight next ones (validation)
+_CHOSEN = 1.4  # how much larger the errors of anchors are that were chosen together
 _REACH = 40  # residues that a search looks ahead
 _MEMORY = 110.0  # residues after which an anchor weighs 1 / e
 _SWEEPS = 3
@@ -83,6 +84,7 @@ class Repairer:
         radius: int,
         *,
         coords: Float[torch.Tensor, "l 3 3"] | None = None,
+        shared: bool = False,
         repair: bool = True,
         limits: Limits | None = None,
     ) -> tuple[Float[Array, "l 3 3"], Repairs]:
@@ -93,6 +95,7 @@ class Repairer:
         anchors : anchor j belongs to slot `j * spacing`; -1 is none
         radius : code of the frame's radius
         coords : the chain of the codes, in any pose, if it is known already
+        shared : the frame is shared with other chains, so that the anchors were chosen together (`posing`)
         repair : False poses the chain by its anchors and does nothing else
         """
         limits = limits_for(spacing) if limits is None else limits
@@ -103,7 +106,8 @@ class Repairer:
         if not len(told):
             return coords.numpy(), Repairs()
         x = self._places[0][anchors[told]] * size
-        w = 3 / (_BLUR * self._places[1][anchors[told]] * size) ** 2
+        blur = _BLUR * (_CHOSEN if shared else 1.0)
+        w = 3 / (blur * self._places[1][anchors[told]] * size) ** 2
         if not (repair and len(told) > 2 and suspicious(coords[slots, 1].numpy(), x, w, limits)):
             return _posed(coords, slots, x), Repairs()
         code, steps, wrong = self._story(codes, slots, x, w, limits)
@@ -212,16 +216,12 @@ def _posed(
     `tie` is what an anchor on the other side of a slot's step counts: 1 but where the step is substituted, so that
     what is not exact there does not add up along the chain.
     """
-    places = coords[:, 1].numpy()
+    places = coords[slots, 1].numpy()
     cuts = [] if tie is None else np.flatnonzero(tie < 1).tolist()
     reach = np.zeros(len(coords)) if tie is None else np.cumsum(np.log(np.maximum(tie, 1e-9)))
     out = coords.double().clone()
     for start, end in zip([0, *cuts], [*cuts, len(coords)]):
-        sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
-        share = np.exp(-abs(reach[slots] - reach[start]))
-        for a, slot in enumerate(slots):
-            if share[a] > 1e-6:
-                add(sums, places[slot], x[a], share[a])
-        fit(sums, pose)
+        pose = np.eye(4)[:3].T.ravel()
+        fit(gather(places, x, np.exp(-abs(reach[slots] - reach[start]))), pose)
         out[start:end] = apply(torch.from_numpy(_matrix(pose)), out[start:end])
     return out.numpy()
