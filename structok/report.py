@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from structok.tokens import Tokens
 from structok.work.log import Log
 from structok.work.stream import Zoo
 
-__all__ = ["compare", "compare_backbones", "summarise", "table"]
+__all__ = ["compare", "summarise", "table"]
 
 
 def compare(encoded: Iterable[tuple[Item, Tokens]], zoo: Zoo, log: Log) -> Iterator[dict[str, Any]]:
@@ -23,29 +22,11 @@ def compare(encoded: Iterable[tuple[Item, Tokens]], zoo: Zoo, log: Log) -> Itera
         try:
             tokenizer = zoo.get(tokens.modality)
             back = tokenizer.decode(tokens)
-            row: dict[str, Any] = {"id": tokens.id, "model": tokenizer.name}
-            if tokens.modality == "protein":
-                yield (row | {"chain": tokens.chain} | compare_backbones(structure, back, tokenizer.codebook_size))
-            else:
-                from structok.molecule.metrics import compare_molecules
-
-                yield row | compare_molecules(structure, back, tokens)
+            row = {"id": tokens.id, "model": tokenizer.name, "chain": tokens.chain}
+            found = tokenizer.compare(structure, back, tokens)
+            yield {k: v for k, v in row.items() if v is not None} | found
         except StructokError as error:
             log.error(error, source)
-
-
-def compare_backbones(chain: Any, back: Any, codebook_size: int) -> dict[str, Any]:
-    """Metrics of one rebuilt chain against the original (RMSD in Å)."""
-    from structok import metrics
-
-    return {
-        "length": len(chain),
-        "rmsd": metrics.rmsd(back, chain),
-        "rmsd_ca": metrics.rmsd_ca(back, chain),
-        "tm_score": metrics.tm_score(back, chain),
-        "lddt": metrics.lddt(back, chain),
-        "bits_per_token": math.log2(codebook_size),
-    }
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

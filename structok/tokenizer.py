@@ -34,12 +34,15 @@ class Search:
     latent_weight : λ ≥ 0 of the closed loop: how much the step from the residue before counts, beside the rebuilt chain
     rate_weight : μ ≥ 0 of the closed loop, Å² per bit: how much codes that are easy to predict from the code before
         are preferred
+    refine : sweeps in which codes near those taken are tried, for decoders that look both ways, see
+        `structok.protein.refine`; slow
     """
 
     closed_loop: bool | None = None
     beam: int | None = None
     latent_weight: float | None = None
     rate_weight: float | None = None
+    refine: int | None = None
 
 
 class Tokenizer(ABC, Generic[Item, Structure]):
@@ -92,7 +95,7 @@ class Tokenizer(ABC, Generic[Item, Structure]):
         Parameters
         ----------
         search : how codes are assigned, or
-        options : its fields: `closed_loop`, `beam`, `latent_weight`, `rate_weight`, see `Search`
+        options : its fields: `closed_loop`, `beam`, `latent_weight`, `rate_weight`, `refine`, see `Search`
 
         Raises
         ------
@@ -150,26 +153,26 @@ class Tokenizer(ABC, Generic[Item, Structure]):
         found = dataclasses.replace(defaults, **{k: v for k, v in vars(asked).items() if v is not None})
         if found.beam is not None and found.beam < 1:
             raise InputError(f"beam must be at least 1, not {found.beam}")
-        for name in ("latent_weight", "rate_weight"):
+        for name in ("latent_weight", "rate_weight", "refine"):
             if not 0 <= (getattr(found, name) or 0) < math.inf:
                 raise InputError(f"{name} must be at least 0 and finite, not {getattr(found, name)}")
-        return found if found.closed_loop else Search(closed_loop=False)
+        return found if found.closed_loop else Search(closed_loop=False, refine=found.refine)
 
     def _ways(self, defaults: Search) -> str:
         known = [name for name, value in vars(defaults).items() if value is not None and name != "closed_loop"]
-        return f"closed loop by {' and '.join(known)}" if known else "open loop only"
+        return "open loop only" if defaults.closed_loop is None else f"closed loop by {' and '.join(known)}"
 
     def check(self, tokens: Tokens) -> None:
         """Raise `TokensError` unless these are tokens of this model, codes in range."""
         tokens.check_made_by(self.name, self.modality)
         where = tokens.where
-        if not (tokens.codes >= 0).any():
+        if tokens.codes.max(initial=-1) < 0:
             raise TokensError(f"{where}: no codes")
         if len(tokens) > self.max_length:
             raise TokensError(f"{where}: {len(tokens)} codes, but {self.name} takes {self.max_length} {self.unit}")
         for stream in self.streams:
             codes = getattr(tokens, stream.name)
-            if codes is None:
+            if codes is None or (codes.min() >= 0 and codes.max() < stream.size):
                 continue
             wrong = (codes < 0) | (codes >= stream.size)
             if stream.name != "codes":
@@ -202,6 +205,10 @@ class Tokenizer(ABC, Generic[Item, Structure]):
     @abstractmethod
     def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[Structure]:
         """Structures of checked tokens."""
+
+    def compare(self, structure: Any, back: Structure, tokens: Tokens) -> dict[str, Any]:
+        """Metrics of a rebuilt structure against the original, by name (RMSD in Å)."""
+        raise InputError(f"{self.name}: no metrics for {self.modality} structures")
 
     def relax(self, structure: Structure) -> Structure:
         """The structure after a force field; as it is where there is none."""

@@ -25,6 +25,13 @@ def test_loads_no_heavy_package(code):
     assert done.stdout.splitlines()[-1].strip() == "LOADED"
 
 
+@pytest.mark.parametrize("name", ["Backbone", "read_structure"])
+def test_public_names_resolve_first(name):
+    """In a process that has imported nothing yet, so that a circle of imports would show."""
+    done = subprocess.run([sys.executable, "-c", f"import structok; structok.{name}"], capture_output=True, text=True)
+    assert not done.stderr
+
+
 def test_public_names_all_resolve():
     import structok
 

@@ -182,12 +182,15 @@ def main(
     models: Annotated[list[str], typer.Option("-m", "--models", help="names or folders, also by commas")] = [],  # noqa: B006
     chains: Annotated[int, typer.Option(help="training chains of the probe; a quarter as many are tested")] = 400,
     pairs: Annotated[int, typer.Option(help="pairs of conformations, 0 = all")] = 0,
+    data: Annotated[Path | None, typer.Option(help="folder with pairs.npz and train.npz")] = None,
     out: Annotated[Path, typer.Option("-o", "--out")] = RESULTS / "structtokenbench.json",
 ) -> None:
     """Measure and write; entries of other tokenizers stay in the file."""
-    folder = shared_folder() / "data" / "protein"
-    conformations, data = Pairs(folder / "pairs.npz", pairs), load_backbones(folder / "train.npz")
-    sets = labelled(data, 0, chains), labelled(data, 1, chains // 4)
+    folder = data or shared_folder() / "data" / "protein"
+    if missing := [name for name in ("pairs.npz", "train.npz") if not (folder / name).exists()]:
+        raise typer.BadParameter(f"{folder}: no {' and no '.join(missing)}; give a folder that has them with --data")
+    conformations, chosen = Pairs(folder / "pairs.npz", pairs), load_backbones(folder / "train.npz")
+    sets = labelled(chosen, 0, chains), labelled(chosen, 1, chains // 4)
     record = json.loads(out.read_text()) if out.exists() else {"rows": {}}
     record |= {
         "machine": machine(),

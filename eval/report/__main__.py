@@ -16,6 +16,7 @@ import typer
 from eval import RESULTS
 from eval.report.allatom import fill_allatom
 from eval.report.cards import fill_proteins
+from eval.report.gpu import fill_gpu
 from eval.report.lm import fill_learnability
 from eval.report.molecules import fill_molecules
 from eval.report.page import write_report
@@ -34,6 +35,7 @@ def main(
         fill_learnability()
         fill_structtokenbench()
         fill_allatom()
+        fill_gpu()
         fill_training()
     print(write_report(folder, small=small))
 

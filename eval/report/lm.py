@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.report import plots
 from eval.report.proteins import LEAD
-from eval.report.results import ROOT, load
+from eval.report.results import ROOT, load, shipped
 from eval.report.table import Columns, Row, Table, average, fill, grid, numbers, shares
 
 __all__ = ["fill_learnability", "learnability", "table"]
@@ -89,8 +89,9 @@ def budget(rows: list[Row]) -> str:
 
 
 def table(results: Results) -> str:
-    """Markdown: proteins before molecules, and their budgets."""
-    order = sorted(results.values(), key=lambda r: (r["unit"] != "residue", -r["codebook_size"], r["model"]))
+    """Markdown: shipped tokenizers, proteins before molecules, and their budgets."""
+    rows = [row for row in results.values() if shipped(row["model"])]
+    order = sorted(rows, key=lambda r: (r["unit"] != "residue", -r["codebook_size"], r["model"]))
     kinds = {
         "Proteins": [r for r in order if r["unit"] == "residue"],
         "Molecules": [r for r in order if r["unit"] == "atom"],

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.report import plots
 from eval.report.proteins import LEAD, RATE, codebook
-from eval.report.results import ROOT, load, rows_of, sets_of
+from eval.report.results import ROOT, load, rows_of, sets_of, shipped
 from eval.report.table import Columns, Row, Table, average, fill, grid, numbers, shares
 
 __all__ = ["fill_molecules", "section"]
@@ -138,7 +138,7 @@ def overview(rows: list[Row]) -> str:
     subsets = ["QM9 test", "CCD test", "FEP ligands"]
 
     def shown(r: Row) -> bool:
-        ours = (ROOT / "checkpoints" / r["tokenizer"]).is_dir() or r["tokenizer"] == RELEASED
+        ours = shipped(r["tokenizer"]) or r["tokenizer"] == RELEASED
         mode = r["assignment"] == BEST or (r["assignment"], r["tokenizer"]) == ("open loop", RELEASED)
         return ours and mode and set(subsets) <= set(r["sets"])
 

@@ -40,7 +40,7 @@ def write_report(folder: Path = RESULTS, *, small: bool = False) -> Path:
             proteins.trade_off(sweep.get("models", {})),
             proteins.rate(protein, peers),
             proteins.codebook(protein, "residue type"),
-            structtokenbench.section(load("structtokenbench", folder)),
+            structtokenbench.section(load("structtokenbench", folder), published["structtokenbench"]),
         ]
     if molecule:
         body.append(molecules.section(molecule))

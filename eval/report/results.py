@@ -9,7 +9,7 @@ from typing import Any
 
 from eval import RESULTS
 
-__all__ = ["ROOT", "load", "of_modality", "ranked", "rows_of", "sets_of"]
+__all__ = ["ROOT", "load", "of_modality", "ranked", "rows_of", "sets_of", "shipped"]
 
 ROOT = RESULTS.parents[1]
 Results = dict[str, Any]
@@ -30,7 +30,12 @@ def of_modality(models: Mapping[str, Results], modality: str) -> Results:
 def ranked(modality: str) -> Results:
     """The shipped models of a modality that were measured in full mode, most codes first."""
     found = of_modality(load("benchmark").get("models", {}), modality)
-    return {name: model for name, model in found.items() if (ROOT / "checkpoints" / name).is_dir()}
+    return {name: model for name, model in found.items() if shipped(name)}
+
+
+def shipped(name: str) -> bool:
+    """Whether a checkpoint of that name lies in the clone; README shows no others."""
+    return (ROOT / "checkpoints" / name).is_dir()
 
 
 def rows_of(models: Results, chosen: str | None = None) -> list[Results]:

@@ -31,7 +31,7 @@ SHORT = ("tokenizer", "assignment", "Spearman", "unseen pairs", "cosines above 0
 README = {"sensitivity" if k == "Spearman" else k: COLUMNS[k] for k in SHORT}
 
 
-def section(found: Results) -> str:
+def section(found: Results, published: Results) -> str:
     """HTML; nothing where it never ran."""
     if not found:
         return ""
@@ -52,7 +52,9 @@ def section(found: Results) -> str:
         + Table(COLUMNS, found["rows"].values()).html()
         + "<details><summary>Sensitivity by kind of pair (Spearman, per residue)</summary>"
         + Table({**LEAD, **kinds}, found["rows"].values()).html()
-        + "</details>"
+        + f"</details><p>Published, {published['protocol']} ({published['source']}): "
+        + ", ".join(f"{name} {figure}" for name, figure in published["models"].items())
+        + ".</p>"
     )
 
 

@@ -54,10 +54,15 @@ def product(x: Tensor, codes: Tensor) -> Tensor:
     return x.new_zeros(len(x), dtype=torch.long)
 
 
+@in_chunks
+def addmm(x: Tensor, codes: Tensor) -> Tensor:
+    return torch.addmm(codes.square().sum(1) / 2, x, codes.T, alpha=-1.0).argmin(1)
+
+
 def layer(x: Tensor, codes: Tensor) -> Tensor:
     from vector_quantize_pytorch import VectorQuantize
 
-    quantizer = VectorQuantize(dim=codes.shape[1], codebook_size=len(codes)).eval()
+    quantizer = VectorQuantize(dim=codes.shape[1], codebook_size=len(codes)).eval().to(x.device)
     quantizer.codebook = codes
     with torch.no_grad():
         return in_chunks(lambda part, _: quantizer(part)[1])(x, codes)
@@ -72,15 +77,24 @@ def flat(x: Tensor, codes: Tensor) -> Tensor:
     return torch.from_numpy(index.search(x.numpy(), 1)[1][:, 0])
 
 
+def ours(x: Tensor, codes: Tensor) -> Tensor:
+    return nearest_code(x, codes)[1]
+
+
 OURS, BARE = "structok", "bare product"
-# what it is called, the package it needs, the lookup
-PEERS: tuple[tuple[str, str, Lookup], ...] = (
-    ("torch.cdist + argmin", "torch", in_chunks(lambda x, codes: torch.cdist(x, codes).argmin(1))),
-    ("addmm + argmin", "torch",
-     in_chunks(lambda x, codes: torch.addmm(codes.square().sum(1) / 2, x, codes.T, alpha=-1.0).argmin(1))),
-    ("vector-quantize-pytorch", "vector_quantize_pytorch", layer),
-    ("faiss IndexFlatL2", "faiss", flat),
-)  # fmt: skip
+
+
+def peers(device: str = "cpu") -> dict[str, Lookup]:
+    """Contestants by name; packages that are not installed are left out."""
+    found: dict[str, Lookup] = {
+        "torch.cdist + argmin": in_chunks(lambda x, codes: torch.cdist(x, codes).argmin(1)),
+        "addmm + argmin": addmm,
+    }
+    if importlib.util.find_spec("vector_quantize_pytorch"):
+        found["vector-quantize-pytorch"] = layer
+    if device == "cpu" and importlib.util.find_spec("faiss"):
+        found["faiss IndexFlatL2"] = flat
+    return found
 
 
 def limits() -> dict[str, float]:
@@ -96,8 +110,8 @@ def compare(n: int, k: int, d: int, repeats: int) -> dict[str, Any]:
     """Times of all contestants on one problem, and in how many rows they differ from ours."""
     generator = torch.Generator().manual_seed(n + k + d)
     x, codes = torch.randn(n, d, generator=generator), torch.randn(k, d, generator=generator)
-    others = {name: lookup for name, package, lookup in PEERS if importlib.util.find_spec(package)}
-    lookups: dict[str, Lookup] = {BARE: product, OURS: lambda x, codes: nearest_code(x, codes)[1], **others}
+    others = peers()
+    lookups: dict[str, Lookup] = {BARE: product, OURS: ours, **others}
     rounds: dict[str, list[float]] = {name: [] for name in lookups}
     answer: dict[str, Tensor] = {}
     names = list(lookups)

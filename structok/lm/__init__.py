@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Encoder": "structok.lm.encoder",
     "MoleculeCounts": "structok.lm.counting",
-    "Parsed": "structok.lm.parsing",
+    "Parsed": "structok.lm.parsed",
     "Vocabulary": "structok.lm.vocabulary",
     "covering": "structok.lm.counting",
     "extend_tokenizer": "structok.lm.extend",
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from structok.lm.counting import MoleculeCounts, covering
     from structok.lm.encoder import Encoder
     from structok.lm.extend import extend_tokenizer
-    from structok.lm.parsing import Parsed
+    from structok.lm.parsed import Parsed
     from structok.lm.vocabulary import Vocabulary
 
 

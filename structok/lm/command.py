@@ -15,9 +15,10 @@ __all__ = ["corpus", "vocab"]
 
 
 class Preset(StrEnum):
-    """Vocabularies of published language models."""
+    """Vocabularies: of published language models, and our own."""
 
     biomatrix = "biomatrix"
+    structok = "structok"
     scimind = "scimind"
 
 
@@ -51,7 +52,8 @@ def corpus(
         Path | None, typer.Option("--annotations", metavar="FILE", help=".jsonl, .csv or .parquet with an id")
     ] = None,
     vocabulary: Annotated[
-        str, typer.Option("--vocabulary", metavar="NAME|FOLDER", help="biomatrix, scimind, or what vocab wrote")
+        str,
+        typer.Option("--vocabulary", metavar="NAME|FOLDER", help="biomatrix, structok, scimind, or what vocab wrote"),
     ] = "biomatrix",
     keep: Annotated[float, typer.Option("--keep", min=0, max=1, help="chance of a field to join a text")] = 0.5,
     seed: Annotated[int, typer.Option("--seed", help="of all that is random")] = 0,

@@ -17,7 +17,7 @@ from structok.errors import InputError, StructokError, TokensError
 from structok.files import open_whole, read_tokens, write_whole
 from structok.lm.annotations import Annotations
 from structok.lm.vocabulary import Vocabulary
-from structok.tokens import Tokens
+from structok.tokens import STREAMS, Tokens
 
 __all__ = ["Composer", "Instance", "load_vocabulary", "write_corpus"]
 
@@ -106,9 +106,9 @@ class Composer:
         return found
 
     def _views(self, tokens: Tokens) -> list[str]:
-        line = "sequence" if tokens.modality == "protein" else "string"
+        line = "string" if tokens.modality == "molecule" else "sequence"
         has_line = tokens.modality == "molecule" or bool(tokens.sequence)
-        has_structure = ("prot_3d" if tokens.modality == "protein" else "mol_3d") in self.vocabulary.forms
+        has_structure = any(s.kind in self.vocabulary.forms for s in STREAMS[tokens.modality] if s.name == "codes")
         views = [line] * has_line + ["structure"] * has_structure + ["both"] * (has_line and has_structure)
         if not views:
             raise TokensError(f"{tokens.id or 'tokens'}: no sequence, and the vocabulary has no structure tokens")
@@ -119,34 +119,25 @@ class Composer:
     ) -> list[tuple[str, Counter[str]]]:
         wrap, kinds = self.vocabulary, list(self.vocabulary.forms)
         out = []
-        if tokens.modality == "protein":
+        if tokens.modality != "molecule":
             if view != "structure":
-                kind = "prot_aa" if "prot_aa" in kinds else "protein"
-                out.append(self._counted(kind, wrap.wrap_sequence(tokens.sequence or "", unknown="spell")))
+                sequence = wrap.wrap_sequence if tokens.modality == "protein" else wrap.wrap_nucleic
+                out.append(self._counted(sequence(tokens.sequence or "", unknown="spell")))
             if view != "sequence":
-                out.append(self._counted("prot_3d", wrap.wrap_structure(tokens, unknown="spell")))
+                out.append(self._counted(wrap.wrap_structure(tokens, unknown="spell")))
             return out
         if view != "structure":
             if "mol_sfi" in kinds and draw.random() < 0.5:
-                out.append(self._counted("mol_sfi", wrap.wrap_selfies(tokens, unknown="spell")))
+                out.append(self._counted(wrap.wrap_selfies(tokens, unknown="spell")))
             else:
-                kind = "mol_smi" if "mol_smi" in kinds else "smiles"
-                out.append(self._counted(kind, wrap.wrap_smiles(smiles or smiles_of(tokens), unknown="spell")))
+                out.append(self._counted(wrap.wrap_smiles(smiles or smiles_of(tokens), unknown="spell")))
         if view != "string":
-            out.append(self._counted("mol_3d", wrap.wrap_molecule(tokens, unknown="spell")))
+            out.append(self._counted(wrap.wrap_molecule(tokens, unknown="spell")))
         return out
 
-    def _counted(self, kind: str, text: str) -> tuple[str, Counter[str]]:
+    def _counted(self, text: str) -> tuple[str, Counter[str]]:
         """A wrapped stream with its tokens by group."""
-        form = self.vocabulary.forms[kind]
-        body = text.removeprefix(form.start).removesuffix(form.end)
-        counts: Counter[str] = Counter(control=2) if form.start else Counter()
-        if form.pattern is None:
-            counts["text_characters"] = len(body)
-        else:
-            known = self.vocabulary
-            counts.update(form.group if m[0] in known else "spelled" for m in form.pattern.finditer(body))
-        return text, counts
+        return text, self.vocabulary.count(text)
 
 
 def smiles_of(tokens: Tokens) -> str:

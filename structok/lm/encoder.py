@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from structok.errors import InputError
-from structok.lm.parsing import CONTROL
+from structok.lm.parsing import control_pattern
 from structok.lm.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class Encoder:
                 f"the tokenizer lacks {missing[0]} and {len(missing) - 1} more; extend_tokenizer adds them"
             )
         self._runs = {
-            form.start: (re.compile(f"(?:{form.pattern.pattern})*"), form.pattern)
+            form.start: (re.compile(f"(?:{form.any.pattern})*"), form.any)
             for form in vocabulary.forms.values()
-            if form.start and form.pattern
+            if form.start and form.any
         }
 
     def __call__(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
@@ -74,7 +74,7 @@ class Encoder:
         # the runs are taken out, the rest is encoded as one text, and their ids are put back behind their control token
         skeleton, runs = [], []
         at = 0
-        for control in CONTROL.finditer(text):
+        for control in control_pattern(self.vocabulary.style).finditer(text):
             skeleton.append(text[at : control.end()])
             at = control.end()
             if control[2] == "start":
@@ -82,7 +82,7 @@ class Encoder:
                 runs.append(run)
         skeleton.append(text[at:])
         waiting = iter(runs)
-        starts = {self._ids[f.start] for f in self.vocabulary.forms.values()}
+        starts = {self._ids[f.start] for f in self.vocabulary.forms.values() if f.start}
         out: list[int] = []
         for id in self._announced.encode("".join(skeleton), add_special_tokens=add_special_tokens).ids:
             out.append(id)

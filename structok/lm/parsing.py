@@ -4,97 +4,88 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 
-from structok.lm.forms import Form
+from structok.errors import TokensError
+from structok.lm.forms import FORMS, Form, Style
+from structok.lm.parsed import Item, Parsed, Problem, Words
+from structok.streams import place_anchors
 from structok.tokens import Tokens, selfies_atoms
 
-if TYPE_CHECKING:
-    from structok.lm.vocabulary import Vocabulary
+__all__ = ["control_pattern", "parse"]
 
-__all__ = ["Item", "Parsed", "Problem", "parse"]
-
-CONTROL = re.compile(r"<\|(mol_smi|mol_sfi|mol_3d|prot_aa|prot_3d)_(start|end)\|>")
 # how any of our tokens may begin, for text that stops in the middle of one
-_BEGUN = re.compile(r"<(S( -?[0-9]*)?|A( [^<>\s]?)?)?|\[[^\[\]]*|<\|\w*\|?|[*{]\|?[^\s|]?\|?|<\|?[^\s|]?\|?")
-_LOOSE = re.compile(r"(?:<S [0-9]+>|<A \S>|\[[^\[\]\s]+ (?:-1|[0-9]+)\])+")
+_BEGUN = re.compile(r"<([A-Z]( [^<>\s]*)?)?|\[[^\[\]]*|<\|\w*\|?|[*{]\|?[^\s|]?\|?|<\|?[^\s|]?\|?")
+_LOOSE = re.compile(r"(?:<[A-Z] (?:[0-9]+|[^<>\s])>|\[[^\[\]\s]+ (?:-1|[0-9]+)\])+")
 
 
-@dataclass(frozen=True)
-class Item:
-    """One stretch that was found.
-
-    Parameters
-    ----------
-    kind : 'prot_3d', 'mol_3d', 'prot_aa', 'mol_sfi', 'mol_smi'; or 'protein', 'nucleic', 'smiles'
-    value : `Tokens` of a structure, else letters, SELFIES or SMILES
-    start, stop : where it stands in the text, control tokens included
-    whole : False where only what precedes the first fault could be read
-    """
-
-    kind: str
-    value: Tokens | str
-    start: int
-    stop: int
-    whole: bool
+@cache
+def control_pattern(style: Style) -> re.Pattern[str]:
+    """Control tokens of a style: (kind, 'start' or 'end')."""
+    kinds = "|".join(form.kind for form in FORMS[style].values() if form.start)
+    return re.compile(rf"<\|({kinds})_(start|end)\|>")
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong: its kind, where it is in the text, and a line that says it."""
-
-    kind: Literal["cut off", "unclosed", "unopened", "empty", "foreign", "unknown", "code", "loose"]
-    position: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.message} (character {self.position})"
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """What `Vocabulary.parse` found, in the order of the text."""
-
-    items: tuple[Item, ...]
-    problems: tuple[Problem, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Nothing is wrong."""
-        return not self.problems
-
-    @property
-    def structures(self) -> list[Tokens]:
-        """The whole structures: proteins and molecules that a tokenizer decodes."""
-        return [i.value for i in self.items if i.whole and isinstance(i.value, Tokens)]
-
-    @property
-    def partial(self) -> list[Tokens]:
-        """The beginnings of structures that were cut off or went wrong."""
-        return [i.value for i in self.items if not i.whole and isinstance(i.value, Tokens)]
-
-
-def parse(vocabulary: Vocabulary, text: str, *, model: str = "", id: str = "") -> Parsed:
+def parse(vocabulary: Words, text: str, *, model: str = "", id: str = "", spacing: int = 8) -> Parsed:
     """See `Vocabulary.parse`."""
     items: list[Item] = []
     problems: list[Problem] = []
-    read = _read_wrapped if vocabulary.style == "biomatrix" else _read_bare
-    for found in read(vocabulary, text, model, id):
-        (items if isinstance(found, Item) else problems).append(found)  # type: ignore[arg-type]
+    named = {"model": model, "id": id}
+    read = (
+        _read_bare(vocabulary, text)
+        if vocabulary.style == "scimind"
+        else _read_wrapped(vocabulary, text, named, spacing)
+    )
+    for found in read:
+        if isinstance(found, Problem):
+            problems.append(found)
+        elif isinstance(found, _Beside):
+            _pair(found, items, problems, text)
+        else:
+            items.append(found)
     return Parsed(tuple(items), tuple(problems))
 
 
-def _read_wrapped(vocabulary: Vocabulary, text: str, model: str, id: str) -> Iterator[Item | Problem]:
-    at = 0
+@dataclass(frozen=True)
+class _Beside:
+    """A stretch of codes that belongs to the structure before it."""
+
+    form: Form
+    codes: list[int]
+    start: int
+    stop: int
+
+
+def _pair(found: _Beside, items: list[Item], problems: list[Problem], text: str) -> None:
+    """Side chains or conformers join the structure that they follow directly."""
+    last = items[-1] if items else None
+    value = last.value if last else None
+    fits = last and last.whole and isinstance(value, Tokens) and value.modality == found.form.modality
+    if not (fits and last and isinstance(value, Tokens)) or text[last.stop : found.start].strip():
+        problems.append(Problem("unpaired", found.start, f"{found.form.kind} without its structure before it"))
+    elif getattr(value, found.form.stream) is not None or len(value) != len(found.codes):
+        problems.append(
+            Problem("unpaired", found.start, f"{len(found.codes)} {found.form.stream} for {len(value)} codes")
+        )
+    else:
+        joined: dict[str, Any] = {found.form.stream: np.array(found.codes)}
+        items[-1] = replace(last, value=replace(value, **joined), stop=found.stop)
+
+
+def _read_wrapped(
+    vocabulary: Words, text: str, named: dict[str, str], spacing: int
+) -> Iterator[Item | _Beside | Problem]:
+    at, controls = 0, control_pattern(vocabulary.style)
     while True:
-        control = CONTROL.search(text, at)
+        control = controls.search(text, at)
         yield from _loose(vocabulary, text, at, control.start() if control else len(text))
         if control is None:
             tail = text[text.rfind("<|", at) :] if "<|" in text[at:] else ""
-            if tail and re.fullmatch(r"<\|(?:mol|prot)_\w*\|?", tail):
+            if tail and re.fullmatch(r"<\|(?:mol|prot|nuc)_\w*\|?", tail):
                 yield Problem("cut off", len(text) - len(tail), f"the text ends inside a control token: {tail!r}")
             return
         form = vocabulary.forms[control[1]]
@@ -102,7 +93,7 @@ def _read_wrapped(vocabulary: Vocabulary, text: str, model: str, id: str) -> Ite
         if control[2] == "end":
             yield Problem("unopened", control.start(), f"{control[0]} without its {form.start}")
             continue
-        after = CONTROL.search(text, at)
+        after = controls.search(text, at)
         stop = after.start() if after else len(text)
         closed = after is not None and after[0] == form.end
         literals, problems = _tokens(vocabulary, form, text, at, stop, cut=after is None)
@@ -115,21 +106,24 @@ def _read_wrapped(vocabulary: Vocabulary, text: str, model: str, id: str) -> Ite
             problems.append(Problem("empty", at, f"nothing between {form.start} and {form.end}"))
         first = min((p.position for p in problems), default=stop)
         good = [(i, t) for i, t in literals if i < first]
-        value, wrong = _value(form, good, model, id)
+        value, wrong = _value(form, good, named, spacing)
         problems += wrong
         end = after.end() if closed and after else stop
-        if value is not None:
+        if isinstance(value, list):
+            if not problems:
+                yield _Beside(form, value, control.start(), end)
+        elif value is not None:
             yield Item(form.kind, value, control.start(), end, whole=not problems)
         yield from sorted(problems, key=lambda p: p.position)
         at = end
 
 
 def _tokens(
-    vocabulary: Vocabulary, form: Form, text: str, at: int, stop: int, *, cut: bool
+    vocabulary: Words, form: Form, text: str, at: int, stop: int, *, cut: bool
 ) -> tuple[list[tuple[int, str]], list[Problem]]:
     """Tokens of one stretch with their positions; `cut` when nothing follows the stretch."""
     problems: list[Problem] = []
-    if form.pattern is None:
+    if form.any is None:
         if cut:
             stop = min(stop, stop if (angle := text.find("<", at)) < 0 else angle)  # half a control token
         words = text[at:stop].split(maxsplit=1)
@@ -138,13 +132,13 @@ def _tokens(
         return ([(at, words[0])] if words else []), problems
     literals: list[tuple[int, str]] = []
     while at < stop:
-        if match := form.pattern.match(text, at, stop):
+        if match := form.any.match(text, at, stop):
             literals.append((at, match[0]))
             if match[0] not in vocabulary and not vocabulary.spellable(match[0]):
                 problems.append(Problem("unknown", at, f"{match[0]} is not in the vocabulary"))
             at = match.end()
             continue
-        following = form.pattern.search(text, at, stop)
+        following = form.any.search(text, at, stop)
         end = following.start() if following else stop
         if fragment := text[at:end].strip():
             if cut and following is None and _BEGUN.fullmatch(fragment):
@@ -156,32 +150,73 @@ def _tokens(
 
 
 def _value(
-    form: Form, literals: list[tuple[int, str]], model: str, id: str
-) -> tuple[Tokens | str | None, list[Problem]]:
-    """What the tokens of a stretch stand for; None where nothing could be read."""
+    form: Form, literals: list[tuple[int, str]], named: dict[str, str], spacing: int
+) -> tuple[Tokens | str | list[int] | None, list[Problem]]:
+    """What a stretch stands for, bare codes where they belong to a structure; None where nothing was read."""
     if not literals:
         return None, []
-    if form.kind == "prot_3d":
-        return Tokens(np.array([int(t[3:-1]) for _, t in literals]), "protein", model, id=id), []
-    if form.kind != "mol_3d":
-        joined = "".join(t for _, t in literals)
-        return (form.pattern.sub(r"\1", joined) if form.kind == "prot_aa" and form.pattern else joined), []
-    codes = [int(t[:-1].rpartition(" ")[2]) for _, t in literals]
-    owners = selfies_atoms("".join(f"{t.partition(' ')[0]}]" for _, t in literals))
-    wrong = [n for n, (_, owns) in enumerate(owners) if owns != (codes[n] >= 0)]
-    problems = []
-    for n in wrong:
-        position, literal = literals[n]
-        says = "needs a code" if owners[n][1] else "owns no atom here, its code is -1"
-        problems.append(Problem("code", position, f"{literal} {says}"))
-    owners = owners[: wrong[0] if wrong else None]
-    if not owners:
-        return None, problems
-    own = np.array([code for code, (_, owns) in zip(codes, owners) if owns], dtype=np.int64)
-    return Tokens(own, "molecule", model, id=id, selfies="".join(t for t, _ in owners)), problems
+    if form.stream == "codes":
+        return _structure(form, literals, named, spacing)
+    if form.stream:
+        return [int(t[3:-1]) for _, t in literals], []
+    joined = "".join(t for _, t in literals)
+    return (form.pattern.sub(r"\1", joined) if form.pattern and form.token != "{}" else joined), []
 
 
-def _loose(vocabulary: Vocabulary, text: str, start: int, stop: int) -> Iterator[Problem]:
+def _structure(
+    form: Form, literals: list[tuple[int, str]], named: dict[str, str], spacing: int
+) -> tuple[Tokens | None, list[Problem]]:
+    """Tokens of one stretch, with the anchors between its codes."""
+    between = [(n, i, t) for n, (i, t) in enumerate(literals) if form.inline and form.inline.fullmatch(t)]
+    own = [(i, t) for i, t in literals if not (form.inline and form.inline.fullmatch(t))]
+    if not own:
+        return None, []
+    codes = [int(t[:-1].rpartition(" ")[2]) for _, t in own]
+    fields: dict[str, Any] = {}
+    problems: list[Problem] = []
+    owns = [True] * len(own)
+    if form.modality == "molecule":
+        owners = selfies_atoms("".join(f"{t.partition(' ')[0]}]" for _, t in own))
+        owns = [owner for _, owner in owners]
+        wrong = [n for n, owner in enumerate(owns) if owner != (codes[n] >= 0)]
+        for n in wrong:
+            position, literal = own[n]
+            says = "needs a code" if owns[n] else "owns no atom here, its code is -1"
+            problems.append(Problem("code", position, f"{literal} {says}"))
+        owners, owns = owners[: wrong[0] if wrong else None], owns[: wrong[0] if wrong else None]
+        if not owners:
+            return None, problems
+        fields["selfies"], spacing = "".join(t for t, _ in owners), 1
+    fields["codes"] = np.array([code for code, owner in zip(codes, owns) if owner], dtype=np.int64)
+    try:
+        fields |= _anchors(between, owns, spacing)
+    except TokensError as error:
+        problems.append(Problem("anchor", between[0][1], str(error)))
+    return Tokens(**fields, modality=form.modality, **named), problems  # type: ignore[arg-type]
+
+
+def _anchors(between: list[tuple[int, int, str]], owns: list[bool], spacing: int) -> dict[str, Any]:
+    """Fields of anchors and radius, given as (place among all tokens of the stretch, position, literal)."""
+    fields: dict[str, Any] = {}
+    found = []
+    for k, (place, _, literal) in enumerate(between):
+        code = int(literal[3:-1])
+        if literal[1] == "R":
+            if k or place:
+                raise TokensError(f"{literal} belongs to the beginning")
+            fields["radius"] = code
+        elif place - k < len(owns):  # not behind what could be read
+            found.append((place - k, code))
+    if found:
+        slot_of, slot = [], 0
+        for owner in owns:
+            slot_of.append(slot if owner else -1)
+            slot += owner
+        fields |= place_anchors(found, slot_of, slot, spacing)
+    return fields
+
+
+def _loose(vocabulary: Words, text: str, start: int, stop: int) -> Iterator[Problem]:
     """Runs of structure tokens that no control token announces. A lone SELFIES token may be prose."""
     for run in _LOOSE.finditer(text, start, stop):
         first = run[0][: re.search(r"[>\]]", run[0]).end()]  # type: ignore[union-attr]
@@ -189,7 +224,7 @@ def _loose(vocabulary: Vocabulary, text: str, start: int, stop: int) -> Iterator
             yield Problem("loose", run.start(), f"{first} outside of control tokens")
 
 
-def _read_bare(vocabulary: Vocabulary, text: str, model: str, id: str) -> Iterator[Item | Problem]:
+def _read_bare(vocabulary: Words, text: str) -> Iterator[Item | Problem]:
     patterns = {f.kind: f.pattern for f in vocabulary.forms.values() if f.pattern}
     at = 0
     while True:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from structok.errors import InputError, TokensError
 from structok.files import write_whole
+from structok.lm import presets
 from structok.lm.counting import MoleculeCounts, covering
-from structok.lm.forms import AMINO_ACIDS, FORMS, JOINT, Form, Style, describe, has_meaning, quote
-from structok.lm.parsing import Parsed, parse
-from structok.tokens import Tokens, selfies_atoms
+from structok.lm.forms import FORMS, JOINT, Form, Style, describe, has_meaning, quote
+from structok.lm.parsed import Parsed
+from structok.lm.parsing import parse
+from structok.lm.wrapping import Unknown, count, wrap, wrap_streams
+from structok.tokens import AnchorText, Tokens, selfies_atoms
 
 __all__ = ["PRESETS", "Vocabulary"]
 
 PRESETS: tuple[Style, ...] = get_args(Style)
-Unknown = Literal["error", "spell"]
-
 _FILE = "vocabulary.json"
 
 
@@ -32,8 +34,10 @@ class Vocabulary:
 
     Parameters
     ----------
-    style : 'biomatrix' (control tokens around each stretch) or 'scimind' (one character a token, in brackets)
-    groups : name -> tokens; 'control', 'amino_acid', 'structure', 'selfies', 'molecule' for biomatrix,
+    style : 'biomatrix' (control tokens around each stretch), 'structok' (that, with nucleic acids, side chains and
+        anchors) or 'scimind' (one character a token, in brackets)
+    groups : name -> tokens; 'control', 'amino_acid', 'structure', 'selfies', 'molecule' for biomatrix, with
+        'nucleotide', 'nucleic_structure', 'sidechains', 'conformers', 'anchors', 'radius' for structok;
         'nucleotide', 'amino_acid', 'smiles' for scimind
     about : where counted tokens come from
 
@@ -52,7 +56,7 @@ class Vocabulary:
             raise InputError(f"vocabulary style {self.style!r} is none of {', '.join(FORMS)}")
         groups = {name: tuple(tokens) for name, tokens in self.groups.items()}
         forms = {f.group: f for f in self.forms.values() if f.group}
-        wanted = {*forms} | ({"control"} if self.style == "biomatrix" else set())
+        wanted = {*forms} | ({"control"} if self.style != "scimind" else set())
         if set(groups) != wanted:
             raise InputError(f"a {self.style} vocabulary has the groups {', '.join(sorted(wanted))}, no others")
         controls = tuple(c for f in self.forms.values() for c in (f.start, f.end) if c)
@@ -73,12 +77,11 @@ class Vocabulary:
 
     @classmethod
     def preset(cls, name: str) -> Vocabulary:
-        """'biomatrix', with molecule tokens counted from molecules of our training data, or 'scimind'."""
-        from structok.lm import presets  # they are made of this class
-
+        """'biomatrix', with molecule tokens counted from molecules of our training data; 'structok', that and more; or
+        'scimind'."""
         if name not in PRESETS:
             raise InputError(f"no vocabulary {name!r}; presets: {', '.join(PRESETS)}")
-        return presets.biomatrix() if name == "biomatrix" else presets.scimind()
+        return _preset(name)  # type: ignore[arg-type]
 
     @classmethod
     def counted(
@@ -128,14 +131,7 @@ class Vocabulary:
         structure_codes : size of the protein codebook
         about : where the tokens come from
         """
-        groups = {
-            "control": tuple(c for f in FORMS["biomatrix"].values() for c in (f.start, f.end)),
-            "amino_acid": tuple(f"<A {letter}>" for letter in AMINO_ACIDS),
-            "structure": tuple(f"<S {code}>" for code in range(structure_codes)),
-            "selfies": tuple(selfies),
-            "molecule": tuple(molecule),
-        }
-        return cls("biomatrix", groups, about or {})
+        return cls("biomatrix", presets.groups_of("biomatrix", selfies, molecule, structure_codes), about or {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
@@ -177,14 +173,15 @@ class Vocabulary:
         return [token for tokens in self.groups.values() for token in tokens]
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.tokens)
+    def group_of(self) -> dict[str, str]:
+        """The group of each token."""
+        return {token: name for name, tokens in self.groups.items() for token in tokens}
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __contains__(self, token: object) -> bool:
-        return token in self._known
+        return token in self.group_of
 
     def descriptions(self) -> dict[str, str]:
         """Token -> the words that its embedding starts from; for codes and SELFIES the token itself."""
@@ -210,66 +207,51 @@ class Vocabulary:
         - 'spell': keep it as a literal, which a language model reads and writes as several tokens of ordinary text.
           Nothing is lost either, and `parse` reads it back.
         """
-        return self._wrap("prot_aa" if self.style == "biomatrix" else "protein", sequence, unknown)
+        return wrap(self, "protein" if self.style == "scimind" else "prot_aa", sequence, unknown)
 
     def wrap_nucleic(self, sequence: str, *, unknown: Unknown = "error") -> str:
-        """Nucleotide letters to text: `*|A|**|C|*`."""
-        return self._wrap("nucleic", sequence, unknown)
+        """Nucleotide letters to text: `<|nuc_na_start|><B A><B C><|nuc_na_end|>`, or `*|A|**|C|*`."""
+        return wrap(self, "nucleic" if self.style == "scimind" else "nuc_na", sequence, unknown)
 
-    def wrap_structure(self, tokens: Tokens, *, unknown: Unknown = "error") -> str:
-        """Structure tokens of a protein to text, one per residue: `<|prot_3d_start|><S 4012><|prot_3d_end|>`."""
-        if tokens.modality != "protein":
-            raise TokensError(f"{tokens.id or 'tokens'}: {tokens.modality} tokens; wrap_molecule takes them")
-        return self._wrap("prot_3d", tokens.codes.tolist(), unknown, tokens.id)
+    def wrap_structure(self, tokens: Tokens, *, anchors: AnchorText | None = None, unknown: Unknown = "error") -> str:
+        """Structure tokens of a polymer to text, one per residue: `<|prot_3d_start|><S 4012><|prot_3d_end|>`.
+
+        Side chains or conformers follow in a stretch of their own where the vocabulary has tokens for them. `anchors`
+        is as for `Tokens.to_text`; by default inline where the vocabulary has tokens for them.
+        """
+        if tokens.modality == "molecule":
+            raise TokensError(f"{tokens.where}: molecule tokens; wrap_molecule takes them")
+        return wrap_streams(self, tokens, anchors, unknown)
 
     def wrap_selfies(self, selfies: str | Tokens, *, unknown: Unknown = "error") -> str:
         """A SELFIES string, or that of molecule tokens, to text: `<|mol_sfi_start|>[C][#N]<|mol_sfi_end|>`."""
         where, text = ("", selfies) if isinstance(selfies, str) else (selfies.id, selfies.selfies)
         if text is None:
             raise TokensError(f"{where or 'tokens'}: protein tokens have no SELFIES")
-        return self._wrap("mol_sfi", [token for token, _ in selfies_atoms(text)], unknown, where)
+        return wrap(self, "mol_sfi", [token for token, _ in selfies_atoms(text)], unknown, where)
 
     def wrap_smiles(self, smiles: str, *, unknown: Unknown = "error") -> str:
         """A SMILES string to text: `<|mol_smi_start|>CC#N<|mol_smi_end|>`, or `{|C|}{|C|}`."""
         if self.style == "scimind":
-            return self._wrap("smiles", smiles, unknown)
+            return wrap(self, "smiles", smiles, unknown)
         form = self.forms["mol_smi"]
         if not smiles or re.search(r"\s|<\|", smiles):
             raise TokensError(f"not a SMILES string: {smiles[:60]!r}")
         return f"{form.start}{smiles}{form.end}"
 
-    def wrap_molecule(self, tokens: Tokens, *, unknown: Unknown = "error") -> str:
+    def wrap_molecule(self, tokens: Tokens, *, anchors: AnchorText | None = None, unknown: Unknown = "error") -> str:
         """Joint tokens of a molecule to text: `<|mol_3d_start|>[H 3][C 0][#C 6]<|mol_3d_end|>`."""
         if tokens.modality != "molecule":
-            raise TokensError(f"{tokens.id or 'tokens'}: {tokens.modality} tokens; wrap_structure takes them")
-        body = tokens.to_text(wrap=False)
-        return self._wrap("mol_3d", [m[0] for m in JOINT.finditer(body)], unknown, tokens.id)
+            raise TokensError(f"{tokens.where}: {tokens.modality} tokens; wrap_structure takes them")
+        return wrap_streams(self, tokens, anchors, unknown)
 
-    def _wrap(self, kind: str, parts: Iterable[Any], unknown: Unknown, where: str = "") -> str:
-        where = f"{where or 'text'}: "
-        if kind not in self.forms:
-            raise InputError(f"the {self.style} vocabulary has no tokens for {kind}")
-        if unknown not in ("error", "spell"):
-            raise InputError(f"unknown={unknown!r}: 'error' or 'spell'")
-        form = self.forms[kind]
-        literals = [form.token.format(part) for part in parts]
-        if not literals:
-            raise TokensError(f"{where}nothing to write as {kind}")
-        for i, literal in enumerate(literals):
-            if literal in self._known or literal == ".":
-                continue
-            if unknown == "error":
-                raise TokensError(f"{where}{literal} at {i} is not in the vocabulary; unknown='spell' keeps it as text")
-            if not self.spellable(literal):
-                raise TokensError(f"{where}{literal} at {i} means nothing in the {self.style} vocabulary")
-        return f"{form.start}{''.join(literals)}{form.end}"
-
-    def parse(self, text: str, *, model: str = "", id: str = "") -> Parsed:
+    def parse(self, text: str, *, model: str = "", id: str = "", spacing: int = 8) -> Parsed:
         """Read the output of a language model: what is whole, and exactly what is wrong with the rest.
 
-        Never raises on bad text. `model` and `id` are written into the `Tokens` that are found.
+        Never raises on bad text. `model` and `id` are written into the `Tokens` that are found; `spacing` is that of
+        anchors, see `Tokens.from_text`.
         """
-        return parse(self, text, model=model, id=id)
+        return parse(self, text, model=model, id=id, spacing=spacing)
 
     def unwrap(self, text: str) -> Tokens | str:
         """Inverse of one `wrap_` call: `Tokens` of a structure, the letters of a sequence, SELFIES or SMILES.
@@ -286,9 +268,18 @@ class Vocabulary:
             raise TokensError(f"not one wrapped sequence, structure or molecule: {text[:60]!r}")
         return found.items[0].value
 
+    def count(self, text: str) -> Counter[str]:
+        """Tokens by group of what one `wrap_` call gave; `spelled` are those that it lacks, `text_characters` text."""
+        return count(self, text)
+
     def quote(self, text: str) -> str:
         """Prose in which no tokenizer finds one of our tokens: an invisible joiner breaks each literal.
 
         For tools that call the tokenizer on whole texts. `structok.lm.Encoder` needs it only for text of others.
         """
-        return quote(text, self.style, self._known)
+        return quote(text, self.style, self.group_of)
+
+
+@cache
+def _preset(style: Style) -> Vocabulary:
+    return Vocabulary(style, *presets.shipped(style))

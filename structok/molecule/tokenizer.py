@@ -156,6 +156,11 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
                 mol.SetProp("_Name", tokens.id)
         return built
 
+    def compare(self, structure: Mol, back: Mol, tokens: Tokens) -> dict[str, Any]:
+        from structok.molecule.metrics import compare_molecules  # only who evaluates needs it
+
+        return compare_molecules(structure, back, tokens)
+
     def relax(self, structure: Mol) -> Mol:
         minimise(structure)
         return structure

@@ -52,8 +52,6 @@ class ChainModel:
     ----------
     steps : code k puts the next residue's N, CA, C at `steps[k]`, Å, in the current residue's frame
     n_break : the last `n_break` codes are long steps over chain breaks; bridges do not use them
-    vectors : of the codes in an encoder's latent space, which the latents of `encode` are compared with;
-        without them that space is the steps themselves, and the latents are the chain's true steps
     prior : what a code costs after another, for a rate-constrained search
     link : how neighbours hang together
     """
@@ -62,7 +60,6 @@ class ChainModel:
         self,
         steps: Float[Tensor, "k 3 3"],
         n_break: int = 0,
-        vectors: Float[Tensor, "k d"] | None = None,
         prior: Prior | None = None,
         link: Link = PEPTIDE,
     ) -> None:
@@ -73,11 +70,9 @@ class ChainModel:
         self.flat = rearrange(steps.detach().float(), "k a x -> k (a x)").contiguous()
         # the residue in its own frame: what a code says when there is no residue before it
         self.inner = apply(invert(self.transforms), self.steps).flatten(1).float()
-        self.vectors = self.flat if vectors is None else vectors.detach().float().contiguous()
-        self.own_latents = vectors is None
         self.prior = prior.to(steps.device) if prior else None
         group = self.prior.group if self.prior else torch.zeros(len(steps), dtype=torch.long, device=steps.device)
-        self._book = self.flat, self.transforms, self.vectors, group  # what the searches are made from
+        self._book = self.flat, self.transforms, self.flat, group  # what the searches are made from
         self._last_price: tuple[float, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -92,7 +87,6 @@ class ChainModel:
     def encode(
         self,
         chains: Sequence[Float[Tensor, "l 3 3"]],
-        latents: Sequence[Float[Tensor, "l d"]] | None = None,
         *,
         latent_weight: float = 0.0,
         rate_weight: float = 0.0,
@@ -107,25 +101,19 @@ class ChainModel:
         Parameters
         ----------
         chains : N, CA, C in Å
-        latents : row i is the encoder's vector for the code that places residue i; NaN where there is none.
-            Open loop takes the nearest of the codes' `vectors`, and the nearest step where there is no latent.
-            None is the true steps of the chains, for a model without `vectors`
-        latent_weight : λ ≥ 0, Å² per squared unit of the latent space: closed loop minimises the sum of
-            |x(true) - x(rebuilt)|² + λ |z - e|² over N, CA, C of the residues. The second term counts where the
-            residue and the one before it are observed and bonded
+        latent_weight : λ ≥ 0: closed loop minimises the sum of |x(true) - x(rebuilt)|² + λ |s(true) - s(code)|² over N,
+            CA, C of the residues and of their steps from the residue before. The second term counts where both
+            residues are observed and bonded
         rate_weight : μ ≥ 0, Å² per bit: closed loop adds μ times the bits of each code after the code before it
             (`prior`, at most log2 of the number of codes), and so takes codes that are easy to predict where they serve
             as well
         beam : hypotheses kept per chain
         """
-        if latents is None and not self.own_latents and (latent_weight or beam is None):
-            raise ValueError("codes with vectors of their own need latents to compare them with")
         if rate_weight and self.prior is None:
             raise ValueError("a rate_weight needs a prior")
 
         def work(part: list[int]) -> Int[Tensor, "b l"]:
-            some = None if latents is None else [latents[i] for i in part]
-            return self._encode_batch([chains[i] for i in part], some, latent_weight, rate_weight, beam)
+            return self._encode_batch([chains[i] for i in part], latent_weight, rate_weight, beam)
 
         threads = self.steps.device.type == "cpu"
         return in_batches(work, [len(chain) for chain in chains], batch_size, several=threads)
@@ -133,7 +121,6 @@ class ChainModel:
     def _encode_batch(
         self,
         chains: list[Float[Tensor, "l 3 3"]],
-        latents: list[Float[Tensor, "l d"]] | None,
         latent_weight: float,
         rate_weight: float,
         beam: int | None,
@@ -141,30 +128,21 @@ class ChainModel:
         device, pieces = self.steps.device, self._pieces
         masks = [chain.isfinite().all(-1).all(-1) for chain in chains]
         coords = pad_sequence([fill_missing(c, m, pieces) for c, m in zip(chains, masks)], batch_first=True).to(device)
-        given = None
-        if latents is not None:
-            given = pad_sequence([z.detach().float() for z in latents], True, torch.nan).to(device)
         if beam is None:
-            return self.encode_open(coords, given).cpu()
+            return self.encode_open(coords).cpu()
         observed = pad_sequence(masks, batch_first=True).to(device)
         length = torch.tensor([len(m) for m in masks], device=device)
         active = torch.arange(coords.shape[1], device=device) < length[:, None]
-        return self.encode_closed(coords, active, observed, beam, given, latent_weight, rate_weight).cpu()
+        return self.encode_closed(coords, active, observed, beam, latent_weight, rate_weight).cpu()
 
-    def encode_open(
-        self, coords: Float[Tensor, "b l 3 3"], latents: Float[Tensor, "b l d"] | None = None
-    ) -> Int[Tensor, "b l"]:
-        """Nearest code of each true step, or of each latent, whatever errors came before (open loop).
+    def encode_open(self, coords: Float[Tensor, "b l 3 3"]) -> Int[Tensor, "b l"]:
+        """Nearest code of each true step, whatever errors came before (open loop).
 
         Between bonded residues no code for breaks is taken: off by a little, it would throw the chain far away.
         """
         bonded = _bonded(coords, torch.ones(coords.shape[:2], dtype=torch.bool, device=coords.device), self.link.limit)
         steps = self._nearest(chain_steps(coords).flatten(-2).float(), self.flat, bonded[:, 1:])
-        codes = torch.cat([self._first(coords, None, 0.0)[:, None], steps], 1)
-        if latents is not None:
-            told = latents.isfinite().all(-1)
-            codes[told] = self._nearest(latents[told], self.vectors, bonded[told])
-        return codes
+        return torch.cat([self._first(coords)[:, None], steps], 1)
 
     def _nearest(
         self, x: Float[Tensor, "*b d"], table: Float[Tensor, "k d"], bonded: Bool[Tensor, "*b"]
@@ -181,14 +159,13 @@ class ChainModel:
         active: Bool[Tensor, "b l"],
         observed: Bool[Tensor, "b l"],
         beam: int,
-        latents: Float[Tensor, "b l d"] | None = None,
         latent_weight: float = 0.0,
         rate_weight: float = 0.0,
     ) -> Int[Tensor, "b l"]:
         """Codes that minimise the summed squared error of N, CA, C against the chain rebuilt so far.
 
-        The latents' and the prior's terms are added to it, see `encode`. The first code places nothing: it says how
-        the first residue looks inside, and has a latent only where one is given.
+        The terms of the true steps and the prior are added to it, see `encode`. The first code places nothing: it says
+        how the first residue looks inside.
 
         Parameters
         ----------
@@ -196,7 +173,7 @@ class ChainModel:
         active : slots that exist (the rest pads the batch)
         observed : slots that were observed; errors in the others weigh little
         beam : hypotheses kept per chain
-        latents, latent_weight, rate_weight : see `encode`
+        latent_weight, rate_weight : see `encode`
         """
         codes = torch.full(active.shape, -1, device=coords.device)
         made = self._made_of_codes(coords, active, observed)
@@ -204,9 +181,8 @@ class ChainModel:
             codes[row, : len(exact)] = exact
         todo = [row for row in range(len(coords)) if row not in made]
         if todo:
-            given = None if latents is None else latents[todo]
             some = coords[todo].double(), active[todo], observed[todo]
-            codes[todo] = self._search(*some, beam, given, latent_weight, rate_weight)
+            codes[todo] = self._search(*some, beam, latent_weight, rate_weight)
         return codes
 
     def _search(
@@ -215,24 +191,21 @@ class ChainModel:
         active: Bool[Tensor, "b l"],
         observed: Bool[Tensor, "b l"],
         beam: int,
-        latents: Float[Tensor, "b l d"] | None,
         latent_weight: float,
         rate_weight: float,
     ) -> Int[Tensor, "b l"]:
         weight = torch.where(observed, 1.0, _MISSING_WEIGHT).double()
-        pull, goals = None, latents
+        pull = goals = None
         if latent_weight:
-            if goals is None:
-                goals = torch.nn.functional.pad(chain_steps(coords).flatten(-2).float(), (0, 0, 1, 0))
-            held = _bonded(coords, observed, self.link.limit) & goals.isfinite().all(-1)
-            pull, goals = (held * latent_weight).double(), goals.nan_to_num()
+            goals = torch.nn.functional.pad(chain_steps(coords).flatten(-2).float(), (0, 0, 1, 0))
+            pull = (_bonded(coords, observed, self.link.limit) * latent_weight).double()
         start, price = _start(coords, active), self._price(rate_weight)
         if self._compiled is None:
             search = ChainSearch(self._table, coords, weight, goals, pull, price=price)
             codes, _ = beam_search(search, search.start(start), active, beam=beam, start=1)
         else:
             codes = self._compiled(coords, active.sum(1), weight, start, goals, pull, price=price, beam=beam)
-        codes[:, 0] = self._first(coords, latents, latent_weight)
+        codes[:, 0] = self._first(coords)
         return codes
 
     @cached_property
@@ -263,23 +236,18 @@ class ChainModel:
             self._last_price = kept = rate_weight, rate_weight * self.prior.bits.clamp(max=math.log2(len(self)))
         return kept[1]
 
-    def _first(
-        self, coords: Float[Tensor, "b l 3 3"], latents: Float[Tensor, "b l d"] | None, latent_weight: float
-    ) -> Int[Tensor, " b"]:
+    def _first(self, coords: Float[Tensor, "b l 3 3"]) -> Int[Tensor, " b"]:
         """The code of the first residue, which places nothing: the residue seen from its own frame."""
-        inner = self._inner(coords)
-        code = nearest_code(inner, self.inner)[1].long()
-        if latents is None or not latent_weight:
-            return code
-        root = latent_weight**0.5
-        joint = torch.cat([inner, root * latents[:, 0]], 1)
-        near = nearest_code(joint, torch.cat([self.inner, root * self.vectors], 1))[1].long()
-        return torch.where(latents[:, 0].isfinite().all(-1), near, code)
+        first = coords[:, 0].double()
+        return nearest_code(apply(invert(backbone_frames(first)), first).flatten(1).float(), self.inner)[1].long()
 
     def _made_of_codes(
         self, coords: Float[Tensor, "b l 3 3"], active: Bool[Tensor, "b l"], observed: Bool[Tensor, "b l"]
     ) -> dict[int, Int[Tensor, " n"]]:
-        """Codes of the chains that a decoder of ours made, by row: encoding them again changes nothing."""
+        """Codes of the chains that our decoder made, by row: encoding again changes nothing, at any beam and weights.
+
+        Not of chains with gaps: what bridged them was not decoded, and is made anew.
+        """
         made = {}
         # few other chains get past their first step
         fits = (nearest_code(chain_steps(coords[:, :2]).flatten(-2).float(), self.flat)[0] < _MADE) | ~active[:, 1:2]
@@ -294,14 +262,10 @@ class ChainModel:
     def _open_fit(self, coords: Float[Tensor, "b l 3 3"]) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
         """Open-loop codes and the squared error of the residues that they rebuild from the first frame."""
         steps = nearest_code(chain_steps(coords).flatten(-2).float(), self.flat)[1].long()
-        codes = torch.cat([self._first(coords, None, 0.0)[:, None], steps], 1)
+        codes = torch.cat([self._first(coords)[:, None], steps], 1)
         frames = scan(torch.cat([backbone_frames(coords[:, :1]), self.transforms[codes[:, 1:]]], 1))
         rebuilt = apply(frames, self.inner[codes].double().unflatten(-1, (3, 3)))
         return codes, (rebuilt - coords).square().sum((-1, -2))
-
-    def _inner(self, coords: Float[Tensor, "b l 3 3"]) -> Float[Tensor, "b 9"]:
-        first = coords[:, 0].double()
-        return apply(invert(backbone_frames(first)), first).flatten(1).float()
 
 
 def _bonded(coords: Float[Tensor, "b l 3 3"], observed: Bool[Tensor, "b l"], limit: float) -> Bool[Tensor, "b l"]:

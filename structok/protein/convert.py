@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
 from structok.errors import CheckpointError
+from structok.protein.published import DECODER, DERIVED, GCPNET, NAMES, OPTIONS, SIZES, TENSORS, VQVAE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,152 +21,6 @@ if TYPE_CHECKING:
     from structok.protein.model import GCPVQVAEConfig
 
 __all__ = ["convert", "official_config", "official_tensors"]
-
-_VQVAE, _GCPNET, _DECODER = "config_vqvae.yaml", "config_gcpnet_encoder.yaml", "config_geometric_decoder.yaml"
-_TENSORS = ("checkpoints/best_valid.pth", "weights.safetensors")
-
-# options that would change the computation, and the only value that is implemented
-_TRANSFORMER_OPTIONS = {
-    "rotary_pos_emb": True,
-    "qk_norm": True,
-    "pre_norm": True,
-    "residual_attn": False,
-    "num_memory_tokens": 0,
-    "causal": False,
-}
-_OPTIONS: dict[str, dict[str, Any]] = {
-    _VQVAE: {
-        "model.decoder_output_scaling_factor": 1,
-        "model.use_ndlinear": False,
-        "model.encoder.name": "gcpnet",
-        "model.vqvae.vector_quantization.enabled": True,
-        "model.vqvae.vector_quantization.ti_tok.enabled": False,
-        "model.vqvae.decoder.name": "geometric_decoder",
-        **{f"model.vqvae.encoder.{name}": value for name, value in _TRANSFORMER_OPTIONS.items()},
-    },
-    _DECODER: {"pos_scale_factor": 1, **_TRANSFORMER_OPTIONS},
-    _GCPNET: {
-        "features.kwargs.representation": "CA",
-        "features.kwargs.scalar_node_features": [
-            "amino_acid_one_hot",
-            "sequence_positional_encoding",
-            "alpha",
-            "kappa",
-            "dihedrals",
-        ],
-        "features.kwargs.vector_node_features": ["orientation"],
-        "features.kwargs.scalar_edge_features": ["edge_distance"],
-        "features.kwargs.vector_edge_features": ["edge_vectors"],
-        "num_positional_embeddings": 16,
-        "encoder.kwargs.r_max": 10,
-        "encoder.kwargs.num_rbf": 8,
-        "encoder.kwargs.module_cfg.norm_pos_diff": True,
-        "encoder.kwargs.module_cfg.scalar_gate": 0,
-        "encoder.kwargs.module_cfg.vector_gate": True,
-        "encoder.kwargs.module_cfg.scalar_nonlinearity": "silu",
-        "encoder.kwargs.module_cfg.vector_nonlinearity": "silu",
-        "encoder.kwargs.module_cfg.nonlinearities": ["silu", "silu"],
-        "encoder.kwargs.module_cfg.r_max": 10,
-        "encoder.kwargs.module_cfg.num_rbf": 8,
-        "encoder.kwargs.module_cfg.predict_node_positions": False,
-        "encoder.kwargs.module_cfg.enable_e3_equivariance": False,
-        "encoder.kwargs.module_cfg.pool": "sum",
-        "encoder.kwargs.model_cfg.h_input_dim": 49,
-        "encoder.kwargs.model_cfg.chi_input_dim": 2,
-        "encoder.kwargs.model_cfg.e_input_dim": 9,
-        "encoder.kwargs.model_cfg.xi_input_dim": 1,
-        "encoder.kwargs.layer_cfg.pre_norm": False,
-        "encoder.kwargs.layer_cfg.use_gcp_norm": True,
-        "encoder.kwargs.layer_cfg.use_scalar_message_attention": True,
-        "encoder.kwargs.layer_cfg.mp_cfg.edge_encoder": False,
-        "encoder.kwargs.layer_cfg.mp_cfg.edge_gate": False,
-        "encoder.kwargs.layer_cfg.mp_cfg.message_residual": 0,
-        "encoder.kwargs.layer_cfg.mp_cfg.message_ff_multiplier": 1,
-        "encoder.kwargs.layer_cfg.mp_cfg.self_message": True,
-    },
-}
-
-# our size -> where the three files state it; every place must say the same
-_SIZES: dict[str, tuple[str, list[str]]] = {
-    "codebook_size": (_VQVAE, ["model.vqvae.vector_quantization.codebook_size"]),
-    "quantizer.dim": (_VQVAE, ["model.vqvae.vector_quantization.dim"]),
-    "max_length": (_VQVAE, ["model.max_length"]),
-    "quantizer.commitment": (_VQVAE, ["model.vqvae.vector_quantization.commitment_weight"]),
-    "quantizer.decay": (_VQVAE, ["model.vqvae.vector_quantization.decay"]),
-    "quantizer.dead_below": (_VQVAE, ["model.vqvae.vector_quantization.threshold_ema_dead_code"]),
-    "quantizer.rotation_trick": (_VQVAE, ["model.vqvae.vector_quantization.rotation_trick"]),
-    "quantizer.orthogonal": (_VQVAE, ["model.vqvae.vector_quantization.orthogonal_reg_weight"]),
-    "encoder.dim": (_VQVAE, ["model.vqvae.encoder.dimension"]),
-    "encoder.depth": (_VQVAE, ["model.vqvae.encoder.depth"]),
-    "encoder.heads": (_VQVAE, ["model.vqvae.encoder.heads"]),
-    "encoder.kv_heads": (_VQVAE, ["model.vqvae.encoder.attn_kv_heads"]),
-    "encoder.multiple": (_VQVAE, ["model.vqvae.encoder.ff_mult"]),
-    "decoder.dim": (_DECODER, ["dimension"]),
-    "decoder.depth": (_DECODER, ["depth"]),
-    "decoder.heads": (_DECODER, ["heads"]),
-    "decoder.kv_heads": (_DECODER, ["attn_kv_heads"]),
-    "decoder.multiple": (_DECODER, ["ff_mult"]),
-    "graph.layers": (_GCPNET, ["encoder.kwargs.num_layers", "encoder.kwargs.model_cfg.num_layers"]),
-    "graph.node_scalars": (
-        _GCPNET,
-        ["encoder.kwargs.emb_dim", "encoder.kwargs.node_s_emb_dim", "encoder.kwargs.model_cfg.h_hidden_dim"],
-    ),
-    "graph.node_vectors": (_GCPNET, ["encoder.kwargs.node_v_emb_dim", "encoder.kwargs.model_cfg.chi_hidden_dim"]),
-    "graph.edge_scalars": (_GCPNET, ["encoder.kwargs.edge_s_emb_dim", "encoder.kwargs.model_cfg.e_hidden_dim"]),
-    "graph.edge_vectors": (_GCPNET, ["encoder.kwargs.edge_v_emb_dim", "encoder.kwargs.model_cfg.xi_hidden_dim"]),
-    "graph.messages": (_GCPNET, ["encoder.kwargs.layer_cfg.mp_cfg.num_message_layers"]),
-    "graph.feedforwards": (_GCPNET, ["encoder.kwargs.layer_cfg.num_feedforward_layers"]),
-    "graph.bottleneck": (
-        _GCPNET,
-        ["encoder.kwargs.module_cfg.bottleneck", "encoder.kwargs.module_cfg.default_bottleneck"],
-    ),
-}
-
-# our tensor names -> the official ones, by substitutions from top to bottom
-_NAMES: tuple[tuple[str, str], ...] = (
-    (r"^encoder\.", r"vqvae.encoder_blocks."),
-    (r"^decoder\.transformer\.", r"vqvae.decoder.decoder_stack."),
-    (r"^graph_encoder\.", r"encoder."),
-    (r"^into\.", r"vqvae.encoder_tail.0."),
-    (r"^to_code\.", r"vqvae.encoder_head.0."),
-    (r"^decoder\.into\.", r"vqvae.decoder.projector_in."),
-    (r"^decoder\.hidden\.", r"vqvae.decoder.affine_output_projection.ffn1."),
-    (r"^decoder\.norm\.", r"vqvae.decoder.affine_output_projection.norm."),
-    (r"^decoder\.out\.", r"vqvae.decoder.affine_output_projection.proj."),
-    (r"^quantizer\.codebook$", r"vqvae.vector_quantizer._codebook.embed"),
-    (r"^quantizer\.cluster_size$", r"vqvae.vector_quantizer._codebook.cluster_size"),
-    (r"^quantizer\.initialised$", r"vqvae.vector_quantizer._codebook.initted"),
-    # transformers: attention and feed-forward are layers of their own there, even and odd
-    (r"(_blocks|_stack)\.into\.", r"\1.project_in."),
-    (r"(_blocks|_stack)\.out\.", r"\1.project_out."),
-    (r"(_blocks|_stack)\.norm\.weight", r"\1.attn_layers.final_norm.gamma"),
-    (r"\.blocks\.(\d+)\.attention", r".attn_layers.layers.\1:0"),
-    (r"\.blocks\.(\d+)\.feedforward", r".attn_layers.layers.\1:1"),
-    (r"(:\d)_norm\.weight", r"\1.0.0.gamma"),
-    (r":0\.(query|key|value|out)\.", r":0.1.to_\1."),
-    (r":1\.into\.", r":1.1.ff.0.proj."),
-    (r":1\.out\.", r":1.1.ff.2."),
-    (r"\.to_query\.", r".to_q."),
-    (r"\.to_key\.", r".to_k."),
-    (r"\.to_value\.", r".to_v."),
-    # GCPNet
-    (r"\.(node|edge)_norm\.scalar\.", r".gcp_embedding.\1_normalization.scalar_norm."),
-    (r"\.(node|edge)_embedding\.", r".gcp_embedding.\1_embedding."),
-    (r"\.interactions\.", r".interaction_layers."),
-    (r"(layers\.\d+)\.norm\.scalar\.", r"\1.gcp_norm.0.scalar_norm."),
-    (r"(layers\.\d+)\.message\.", r"\1.interaction.message_fusion."),
-    (r"(layers\.\d+)\.attention\.", r"\1.interaction.scalar_message_attention.0."),
-    (r"(layers\.\d+)\.feedforward\.", r"\1.feedforward_network."),
-    (r"\.read_norm\.scalar\.", r".invariant_node_projection.0.scalar_norm."),
-    (r"\.read_out\.", r".invariant_node_projection.1."),
-    (r"\.scalar\.", r".scalar_out."),
-    (r"\.down\.", r".vector_down."),
-    (r"\.to_frame\.", r".vector_down_frames."),
-    (r"\.up\.", r".vector_up."),
-    (r"\.gate\.", r".vector_out_scale."),
-)
-# official tensors that follow from the others or from the configuration
-_DERIVED = re.compile(r"\.rotary_pos_emb\.inv_freq$|\._codebook\.embed_avg$")
 
 
 def convert(source: str | os.PathLike[str], out: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -186,7 +41,7 @@ def convert(source: str | os.PathLike[str], out: str | os.PathLike[str], *, forc
     """
     source, out = Path(source), Path(out)
     if not source.is_dir():
-        raise CheckpointError(f"{source}: not a folder; give the one that holds {_VQVAE}")
+        raise CheckpointError(f"{source}: not a folder; give the one that holds {VQVAE}")
     if out.exists() and not (out.is_dir() and (force or not any(out.iterdir()))):
         raise CheckpointError(f"{out}: exists already; choose another folder or use --force")
     config = official_config(source)
@@ -205,14 +60,14 @@ def official_config(source: Path) -> GCPVQVAEConfig:
     """Our configuration from the three YAML files; options we do not implement are errors."""
     from structok.protein.model import GCPVQVAEConfig
 
-    trees = {name: _read_yaml(source / name) for name in (_VQVAE, _GCPNET, _DECODER)}
-    for name, options in _OPTIONS.items():
+    trees = {name: _read_yaml(source / name) for name in (VQVAE, GCPNET, DECODER)}
+    for name, options in OPTIONS.items():
         for path, wanted in options.items():
             if (found := _get(trees[name], path, wanted)) != wanted:
                 raise CheckpointError(f"{source / name}: {path} = {found!r} is not implemented, only {wanted!r}")
     published = GCPVQVAEConfig()
     values: dict[str, Any] = {}
-    for size, (name, paths) in _SIZES.items():
+    for size, (name, paths) in SIZES.items():
         found = {path: value for path in paths if (value := _get(trees[name], path)) is not None}
         if not found and size.endswith("kv_heads"):  # left out: every head has its own
             found = {paths[0]: values[size.replace("kv_", "")]}
@@ -225,10 +80,10 @@ def official_config(source: Path) -> GCPVQVAEConfig:
         if not isinstance(value, (int, float)) or value != kind(value):
             raise CheckpointError(f"{source / name}: {paths[0]} = {value!r} is no {kind.__name__}")
         values[size] = kind(value)
-    edges = _get(trees[_GCPNET], "features.kwargs.edge_types", [])
+    edges = _get(trees[GCPNET], "features.kwargs.edge_types", [])
     match = re.fullmatch(r"knn_(\d+)", str(edges[0])) if len(edges) == 1 else None
     if match is None:
-        raise CheckpointError(f"{source / _GCPNET}: edge_types {edges!r} is not implemented, only one knn_<k>")
+        raise CheckpointError(f"{source / GCPNET}: edge_types {edges!r} is not implemented, only one knn_<k>")
     tree = asdict(published)
     for size, value in {**values, "graph.neighbours": int(match[1])}.items():
         *part, name = size.split(".")
@@ -269,7 +124,7 @@ def official_tensors(source: Path, config: GCPVQVAEConfig) -> dict[str, Tensor]:
             tensor = rearrange(tensor, "d (r g c) -> d (g r c)", g=groups, c=64)
         ours[name] = tensor
     for key in official.keys() - used:
-        if not _DERIVED.search(key):
+        if not DERIVED.search(key):
             raise CheckpointError(
                 f"{file}: tensor {key!r} is unknown; is this a GCP-VQVAE of the stated configuration?"
             )
@@ -280,7 +135,7 @@ def official_tensors(source: Path, config: GCPVQVAEConfig) -> dict[str, Tensor]:
 
 
 def _official_name(name: str) -> str:
-    for pattern, replacement in _NAMES:
+    for pattern, replacement in NAMES:
         name = re.sub(pattern, replacement, name)
     return re.sub(r"(\d+):(\d)", lambda m: str(2 * int(m[1]) + int(m[2])), name)
 
@@ -291,9 +146,9 @@ def _read_tensors(source: Path) -> tuple[Path, dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = next((source / name for name in _TENSORS if (source / name).is_file()), None)
+    file = next((source / name for name in TENSORS if (source / name).is_file()), None)
     if file is None:
-        raise CheckpointError(f"{source}: no weights; expected {' or '.join(_TENSORS)}")
+        raise CheckpointError(f"{source}: no weights; expected {' or '.join(TENSORS)}")
     try:
         content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except pickle.UnpicklingError:

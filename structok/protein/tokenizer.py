@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,21 +16,32 @@ from torch.nn.utils.rnn import pad_sequence
 
 from structok.batching import in_batches
 from structok.checkpoint import check_tensors, make_config, write_checkpoint
+from structok.codebook.nearest import nearest_code
+from structok.errors import TokensError
+from structok.geometry import apply, invert
+from structok.polymer.anchors import RADII, AnchorPoints, Sketch, load_points
+from structok.polymer.shaping import shape_anchors
+from structok.protein.anchored import Anchors
 from structok.protein.features import residue_types
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
+from structok.protein.refine import refine_codes
 from structok.protein.tokens import BackboneTokenizer, backbone_of
 from structok.structure import Backbone
 from structok.tokenizer import Search
-from structok.tokens import Tokens
+from structok.tokens import Stream, Tokens, declare
 
 __all__ = ["GCPVQVAE"]
+
+_OPTIONS = 8  # codes near a latent that `refine` tries
+_CANDIDATES = 16  # points near an anchored residue that may be its anchor
 
 
 class GCPVQVAE(BackboneTokenizer):
     """Tokenizer of protein backbones: one code per residue, chosen by GCPNet and a transformer.
 
-    Missing residues have code -1 and come back as NaN. A chain is rebuilt in a frame of its own, so superpose
-    before comparing coordinates.
+    Missing residues have code -1 and come back as NaN. Where the decoder reads anchors (`config.anchors`), tokens carry
+    them and the chain is rebuilt in their frame; tokens without them are decoded from the codes alone. Superpose before
+    comparing coordinates.
 
     Parameters
     ----------
@@ -57,6 +70,21 @@ class GCPVQVAE(BackboneTokenizer):
         model.load_state_dict(tensors, assign=True)
         return cls(model, name, device)
 
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        if not self.config.anchors:
+            return super().streams
+        return declare(self.modality, codes=self.codebook_size, anchors=len(self._points))
+
+    @property
+    def defaults(self) -> Search:
+        return dataclasses.replace(super().defaults, refine=0)
+
+    @cached_property
+    def _points(self) -> AnchorPoints:
+        assert self.config.anchors
+        return load_points(self.config.anchors.points)
+
     def tensors(self) -> dict[str, Tensor]:
         return self.model.state_dict()
 
@@ -67,21 +95,99 @@ class GCPVQVAE(BackboneTokenizer):
 
     @torch.inference_mode()
     def assign(self, items: Sequence[Backbone], search: Search, batch_size: int) -> list[Int[np.ndarray, " l"]]:
-        def work(part: list[int]) -> Int[np.ndarray, "b l"]:
+        def work(part: list[int]) -> list[Int[np.ndarray, " l"]]:
             some = [items[i] for i in part]
             coords = pad_sequence([torch.from_numpy(c.coords) for c in some], True, torch.nan).to(self.device)
             mask = pad_sequence([torch.from_numpy(c.mask) for c in some], True).to(self.device)
             types = pad_sequence([residue_types(c.sequence) for c in some], True).to(self.device)
             latents = self.model.encode(self.model.graph(coords, mask, types), mask)
-            return torch.where(mask, self.model.quantizer.nearest(latents), -1).cpu().numpy()
+            codes = torch.where(mask, self.model.quantizer.nearest(latents), -1)
+            rows = list(codes.cpu().numpy())
+            if search.refine:
+                for n, chain in enumerate(some):
+                    rows[n] = self._refine(chain, codes[n, : len(chain)], latents[n, : len(chain)], search.refine)
+            return rows
 
         return in_batches(work, [len(c) for c in items], batch_size)
+
+    def _refine(
+        self, chain: Backbone, codes: Int[Tensor, " l"], latents: Float[Tensor, "l d"], sweeps: int
+    ) -> Int[np.ndarray, " l"]:
+        """Codes near the latents that rebuild the chain better."""
+        target, mask = torch.from_numpy(chain.coords).to(self.device), torch.from_numpy(chain.mask).to(self.device)
+        options = nearest_code(latents, self.model.quantizer.codebook, k=_OPTIONS)[1].long()
+        anchors = None
+        if self.config.anchors:
+            sketch = self.sketch(chain)
+            target = apply(invert(sketch.frame).float().to(self.device), target.flatten(0, 1)).unflatten(0, (-1, 3))
+            anchors = self._anchors([sketch])
+
+        def decode(rows: Int[Tensor, "n l"]) -> Float[Tensor, "n l 3 3"]:
+            rows = torch.where(mask, rows, -1)
+            repeated = None if anchors is None else Anchors(*(x.expand(len(rows), *x.shape[1:]) for x in anchors))
+            return self.model.decode(rows, repeated)
+
+        found, _ = refine_codes(codes, options, decode, target, mask, sweeps=sweeps, superposed=anchors is None)
+        return torch.where(mask, found, -1).cpu().numpy()
+
+    def sketch(self, chain: Backbone) -> Sketch:
+        """The anchors of a chain in its body frame: of the points near each, those whose errors cancel."""
+        assert self.config.anchors
+        spacing, points = self.config.anchors.spacing, self._points
+        found = points.sketch(torch.from_numpy(chain.coords[:, 1]), torch.from_numpy(chain.mask), spacing)
+        known = found.anchors >= 0
+        size = float(RADII[found.radius])
+        here = apply(invert(found.frame), torch.from_numpy(chain.coords[::spacing, 1]).double())[known]
+        near = nearest_code((here / size).float(), points.points, k=_CANDIDATES)[1].long()
+        pick = shape_anchors(here, points.points[near].double() * size)
+        anchors = found.anchors.clone()
+        anchors[known] = near.gather(1, pick[:, None])[:, 0]
+        return found._replace(anchors=anchors)
+
+    def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
+        tokens = super().tokens(item, codes)
+        if not self.config.anchors:
+            return tokens
+        sketch = self.sketch(item)
+        return dataclasses.replace(
+            tokens,
+            anchors=sketch.anchors.numpy(),
+            radius=int(sketch.radius),
+            spacing=self.config.anchors.spacing,
+        )
+
+    def check(self, tokens: Tokens) -> None:
+        super().check(tokens)
+        if self.config.anchors and tokens.anchors is not None and tokens.spacing != self.config.anchors.spacing:
+            raise TokensError(
+                f"{tokens.where}: an anchor every {tokens.spacing} residues, {self.name} reads one every "
+                f"{self.config.anchors.spacing}; drop the anchors, or encode again"
+            )
+
+    def _anchors(self, sketches: Sequence[Sketch]) -> Anchors:
+        """What the decoder reads of anchors, padded; a row without any where a chain has none."""
+        where = [self._points.positions(s.anchors, s.radius) for s in sketches]
+        positions = pad_sequence(where, True, torch.nan).float()
+        known = positions.isfinite().all(-1)
+        radius = torch.stack([RADII[s.radius].float() for s in sketches])
+        return Anchors(*(x.to(self.device) for x in (positions.nan_to_num(), known, radius)))
 
     @torch.inference_mode()
     def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[Backbone]:
         def work(part: list[int]) -> Float[np.ndarray, "b l 3 3"]:
-            codes = pad_sequence([torch.from_numpy(many[i].codes).long() for i in part], True, -1)
-            return self.model.decode(codes.to(self.device)).cpu().numpy()
+            some = [many[i] for i in part]
+            codes = pad_sequence([torch.from_numpy(t.codes).long() for t in some], True, -1)
+            anchors = self._anchors([self._told(t) for t in some]) if self.config.anchors else None
+            return self.model.decode(codes.to(self.device), anchors).cpu().numpy()
 
         rows = in_batches(work, [len(t) for t in many], batch_size)
         return [backbone_of(tokens, coords) for tokens, coords in zip(many, rows)]
+
+    def _told(self, tokens: Tokens) -> Sketch:
+        """The anchors of a record, or as many that are unknown."""
+        assert self.config.anchors
+        still = torch.eye(4, dtype=torch.float64)
+        if tokens.anchors is None or tokens.radius is None:
+            count = -(-len(tokens) // self.config.anchors.spacing)
+            return Sketch(still, torch.tensor(0), torch.full((count,), -1))
+        return Sketch(still, torch.tensor(tokens.radius), torch.from_numpy(tokens.anchors).long())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from structok import metrics
 from structok.errors import InputError
 from structok.read import as_backbone
 from structok.structure import Backbone
 from structok.tokenizer import Tokenizer
 from structok.tokens import Tokens
 
-__all__ = ["BackboneTokenizer", "backbone_of"]
+__all__ = ["BackboneTokenizer", "backbone_of", "compare_backbones"]
 
 
 class BackboneTokenizer(Tokenizer[Backbone, Backbone]):
@@ -42,6 +44,21 @@ class BackboneTokenizer(Tokenizer[Backbone, Backbone]):
             sequence=item.sequence,
             residue_ids=tuple(item.residue_ids),
         )
+
+    def compare(self, structure: Backbone, back: Backbone, tokens: Tokens) -> dict[str, Any]:
+        return compare_backbones(structure, back, self.codebook_size)
+
+
+def compare_backbones(chain: Any, back: Any, codebook_size: int) -> dict[str, Any]:
+    """Metrics of one rebuilt chain against the original (RMSD in Å)."""
+    return {
+        "length": len(chain),
+        "rmsd": metrics.rmsd(back, chain),
+        "rmsd_ca": metrics.rmsd_ca(back, chain),
+        "tm_score": metrics.tm_score(back, chain),
+        "lddt": metrics.lddt(back, chain),
+        "bits_per_token": math.log2(codebook_size),
+    }
 
 
 def backbone_of(tokens: Tokens, coords: Float[np.ndarray, "l 3 3"]) -> Backbone:

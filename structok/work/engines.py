@@ -1,9 +1,8 @@
-"""Who does the work: this process, processes of this machine, or the actors of a Ray cluster."""
+"""Who does the work: this process, or processes of this machine; see `structok.work.ray` for a cluster."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import signal
@@ -15,15 +14,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
-from structok.errors import InputError, StructokError
+from structok.errors import StructokError
 
 __all__ = [
     "DIED",
     "Engine",
     "Here",
+    "Job",
     "Local",
-    "Ray",
-    "Task",
     "Worker",
     "WorkerDied",
     "finish",
@@ -40,17 +38,17 @@ class WorkerDied(Exception):
     """The process that ran a task is gone."""
 
 
-class Task(Protocol):
+class Job(Protocol):
     """Inputs that are worked on together. It can be pickled, and done again."""
 
     @property
     def number(self) -> int:
         """Its place among the tasks."""
 
-    def probes(self) -> Iterator[Task]:
+    def probes(self) -> Iterator[Job]:
         """A task for each input, which only sees whether a worker survives it."""
 
-    def without(self, dead: Collection[int]) -> Task:
+    def without(self, dead: Collection[int]) -> Job:
         """The same task with some inputs, by their place among the probes, marked as failed: `DIED`."""
 
 
@@ -66,7 +64,7 @@ class Engine(Protocol):
 
     size: int
 
-    def start(self, slot: int, task: Task) -> Any:
+    def start(self, slot: int, task: Job) -> Any:
         """Let worker `slot` run a task; a worker that has died is replaced."""
 
     def wait(self, handles: Collection[Any]) -> Collection[Any]:
@@ -79,7 +77,7 @@ class Engine(Protocol):
         """End the workers, whatever they are doing."""
 
 
-def run_tasks(engine: Engine, tasks: Iterable[Task], ahead: int | None = None) -> Iterator[tuple[Any, Any]]:
+def run_tasks(engine: Engine, tasks: Iterable[Job], ahead: int | None = None) -> Iterator[tuple[Any, Any]]:
     """Run tasks on all workers; each with its outcome as soon as it ends, or `WorkerDied` if workers died on it twice.
 
     With `ahead`, no task starts before all those `ahead` places earlier have ended, so that whoever restores the
@@ -87,7 +85,7 @@ def run_tasks(engine: Engine, tasks: Iterable[Task], ahead: int | None = None) -
     """
     queue = enumerate(tasks)
     idle = list(range(engine.size))
-    running: dict[Any, tuple[int, int, Task, int]] = {}  # handle -> slot, place, task, attempt
+    running: dict[Any, tuple[int, int, Job, int]] = {}  # handle -> slot, place, task, attempt
     waiting = next(queue, None)
     while running or waiting:
         oldest = min((place for _, place, _, _ in running.values()), default=None)
@@ -109,7 +107,7 @@ def run_tasks(engine: Engine, tasks: Iterable[Task], ahead: int | None = None) -
             yield task, outcome
 
 
-def finish(engine: Engine, tasks: Iterable[Task]) -> Iterator[tuple[Any, Any]]:
+def finish(engine: Engine, tasks: Iterable[Job]) -> Iterator[tuple[Any, Any]]:
     """Tasks with their outcomes; those on which workers die come last, see `rescue`."""
     deadly = []
     for task, outcome in run_tasks(engine, tasks):
@@ -121,7 +119,7 @@ def finish(engine: Engine, tasks: Iterable[Task]) -> Iterator[tuple[Any, Any]]:
         yield task, rescue(engine, task)
 
 
-def rescue(engine: Engine, task: Task) -> Any:
+def rescue(engine: Engine, task: Job) -> Any:
     """Outcome of a task on which workers die: each of its inputs is tried alone, the deadly ones are failures.
 
     Raises
@@ -155,13 +153,13 @@ class Here:
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._worker = make()
 
-    def start(self, slot: int, task: Task) -> Task:
+    def start(self, slot: int, task: Job) -> Job:
         return task
 
-    def wait(self, handles: Collection[Task]) -> Collection[Task]:
+    def wait(self, handles: Collection[Job]) -> Collection[Job]:
         return list(handles)
 
-    def result(self, handle: Task) -> Any:
+    def result(self, handle: Job) -> Any:
         return self._worker.run(handle)
 
     def close(self) -> None: ...
@@ -215,7 +213,7 @@ class Local:
         self._workers: list[_Process | None] = [None] * size
         self._runs_on: dict[Future[Any], tuple[int, _Process]] = {}
 
-    def start(self, slot: int, task: Task) -> Future[Any]:
+    def start(self, slot: int, task: Job) -> Future[Any]:
         worker = self._workers[slot] or self._hire(slot)
         try:
             future = worker.executor.submit(_run, task)
@@ -249,58 +247,3 @@ class Local:
                 os.kill(worker.id.result(), signal.SIGTERM)
             worker.executor.shutdown()
         self._workers = [None] * self.size
-
-
-class _Actor:
-    """A worker that Ray may start anywhere."""
-
-    def __init__(self, make: Callable[[], Worker]) -> None:
-        self._worker = make()
-
-    def run(self, task: Any) -> Any:
-        return self._worker.run(task)
-
-
-class Ray:
-    """Actors of a Ray cluster: the one that RAY_ADDRESS names or that runs here, else one is started here.
-
-    `size` 0 takes a GPU each where there are GPUs that are wanted, else a core each. All nodes must see the same files.
-    """
-
-    def __init__(self, make: Callable[[], Worker], size: int = 0, *, gpus: bool = False) -> None:
-        try:
-            ray: Any = importlib.import_module("ray")
-        except ImportError:
-            raise InputError("--engine ray needs Ray: pip install 'structok[ray]'") from None
-        self._ray = ray
-        self._own = not ray.is_initialized()
-        if self._own:
-            ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-        resources = ray.cluster_resources()
-        cards = int(resources.get("GPU", 0)) if gpus else 0
-        cores = max(int(resources.get("CPU", 1)), 1)
-        self.size = size or cards or cores
-        # more workers than cores or GPUs share them; asking for whole ones would wait forever
-        share: dict[str, Any] = {"num_cpus": min(1, cores / self.size), "num_gpus": min(1, cards / self.size)}
-        actor = ray.remote(**share, max_restarts=-1)(_Actor)
-        self._actors = [actor.remote(make) for _ in range(self.size)]
-
-    def start(self, slot: int, task: Task) -> Any:
-        return self._actors[slot].run.remote(task)
-
-    def wait(self, handles: Collection[Any]) -> Collection[Any]:
-        return self._ray.wait(list(handles), num_returns=1)[0]  # type: ignore[no-any-return]
-
-    def result(self, handle: Any) -> Any:
-        try:
-            return self._ray.get(handle)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, StructokError) else error from None
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.WorkerCrashedError):
-            raise WorkerDied from None
-
-    def close(self) -> None:
-        for actor in self._actors:
-            self._ray.kill(actor)
-        if self._own:
-            self._ray.shutdown()

@@ -15,7 +15,7 @@ from structok import __version__
 from structok.errors import InputError
 from structok.read.inputs import find_inputs, weight
 from structok.read.sources import Unit
-from structok.work.engines import Engine, Local, Ray, WorkerDied, finish, rescue, run_tasks
+from structok.work.engines import Engine, Local, WorkerDied, finish, rescue, run_tasks
 from structok.work.folder import TokenFolder
 from structok.work.log import progress
 from structok.work.tasks import Chunk, Outcome, Quantizer, Settings, chunks
@@ -140,6 +140,8 @@ def quantize_stream(inputs: list[str], settings: Settings, workers: int) -> Iter
 def _crew(settings: Settings, engine: str, workers: int) -> Engine:
     make = partial(Quantizer, settings)
     if engine == "ray":
+        from structok.work.ray import Ray  # starts Ray
+
         return Ray(make, workers, gpus=settings.device != "cpu")
     return Local(make, workers, _PRELOAD)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import structok
 from structok import StructokError, metrics
-from structok.geometry import apply, backbone_frames, invert
+from structok.geometry import apply, backbone_frames
 from structok.polymer import chain as polymer_chain
 from structok.polymer.bridge import Pieces, fill_missing
 from structok.polymer.chain import ChainModel, chain_steps
@@ -199,15 +199,13 @@ def test_validation_clusters_were_not_trained_on(shared):
 
 
 class Tiny:
-    """Four real steps, random latent vectors for them, a chain of five residues and latents for it."""
+    """Four real steps, and a chain of five residues."""
 
     def __init__(self, steps, seed, missing=None, broken=None):
         generator = torch.Generator().manual_seed(seed)
         self.steps = steps[torch.randperm(3000, generator=generator)[:4]]
-        self.vectors = torch.randn(4, 2, generator=generator)
-        self.model = ChainModel(self.steps, vectors=self.vectors)
+        self.model = ChainModel(self.steps)
         self.chain = ChainModel(steps).decode(torch.randint(0, 3000, (5,), generator=generator)).float()
-        self.latents = torch.randn(5, 2, generator=generator)
         self.linked = [False] + [True] * 4
         if broken is not None:
             self.chain[broken:, :, 0] += 9
@@ -216,12 +214,13 @@ class Tiny:
             self.chain[missing] = torch.nan
             self.linked[missing] = self.linked[missing + 1] = False
 
-    def best(self, latents, vectors, weight):
+    def best(self, weight):
         """Codes of least cost among all 4⁴ ways to place residues 1 to 4, from the search's own start."""
         seen = self.chain.isfinite().all(-1).all(-1)
         full = fill_missing(self.chain, seen, Pieces.of(self.steps))
         start = polymer_chain._start(full[None], torch.ones(1, 5, dtype=torch.bool))[0]
         steps, transforms = self.steps.double(), backbone_frames(self.steps.double())
+        true = chain_steps(self.chain.double())
 
         def cost(codes):
             frame, total = start, 0.0
@@ -229,7 +228,7 @@ class Tiny:
                 miss = (apply(frame, steps[code]) - full[i]).square().sum()
                 total += miss if seen[i] else 0.02 * miss
                 if self.linked[i]:
-                    total += weight * (latents[i] - vectors[code]).double().square().sum()
+                    total += weight * (true[i - 1] - steps[code]).square().sum()
                 frame = frame @ transforms[code]
             return float(total)
 
@@ -238,42 +237,15 @@ class Tiny:
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 30.0])
 @pytest.mark.parametrize("options", [{}, {"missing": 2}, {"broken": 3}])
-def test_the_cost_with_latents_is_the_least_of_all_codes(chain_vq, options, weight):
+def test_the_cost_is_the_least_of_all_codes(chain_vq, options, weight):
     answers = set()
     for seed in range(4):
         tiny = Tiny(chain_vq.model.bonded.float(), seed, **options)
-        found = tiny.model.encode([tiny.chain], [tiny.latents], latent_weight=weight, beam=256)[0]
-        assert tuple(found[1:].tolist()) == tiny.best(tiny.latents, tiny.vectors, weight)
-        # without vectors, the latents are the chain's own true steps
-        model, own = ChainModel(tiny.steps), chain_steps(tiny.chain.double()).flatten(1)
-        found = model.encode([tiny.chain], latent_weight=weight, beam=256)[0]
-        best = tiny.best(torch.cat([own[:1], own]), tiny.steps.flatten(1), weight)
+        found = tiny.model.encode([tiny.chain], latent_weight=weight, beam=256)[0]
+        best = tiny.best(weight)
         assert tuple(found[1:].tolist()) == best
         answers.add(best)
     assert len(answers) > 1
-
-
-def test_latents_of_the_first_residue_missing_latents_and_open_loop(chain_vq):
-    tiny = Tiny(chain_vq.model.bonded.float(), 7)
-    inner = apply(invert(backbone_frames(tiny.chain[:1])), tiny.chain[:1]).flatten(1)
-    near = (tiny.model.inner - inner).square().sum(1)
-    far = (tiny.vectors - tiny.latents[0]).square().sum(1)
-    [codes] = tiny.model.encode([tiny.chain], [tiny.latents], latent_weight=0.5, beam=8)
-    assert codes[0] == (near + 0.5 * far).argmin()
-    nothing = torch.full((5, 2), torch.nan)
-    [free], [without] = (
-        tiny.model.encode([tiny.chain], [nothing], latent_weight=0.5, beam=8),
-        tiny.model.encode([tiny.chain], latent_weight=0.0, beam=8),
-    )
-    assert torch.equal(free, without) and free[0] == near.argmin()
-    some = tiny.latents.clone()
-    some[3] = torch.nan
-    [opened] = tiny.model.encode([tiny.chain], [some], beam=None)
-    expected = torch.cdist(tiny.latents, tiny.vectors).argmin(1)
-    expected[3] = ChainModel(tiny.steps).encode([tiny.chain], beam=None)[0][3]
-    assert torch.equal(opened, expected)
-    with pytest.raises(ValueError, match="need latents"):
-        tiny.model.encode([tiny.chain], latent_weight=0.5, beam=8)
 
 
 def test_latent_weight_trades_the_rebuilt_chain_for_the_true_steps(validation, chain_vq):
@@ -287,7 +259,7 @@ def test_latent_weight_trades_the_rebuilt_chain_for_the_true_steps(validation, c
     assert errors == sorted(errors) and shares == sorted(shares) and shares[0] < 0.15 < shares[1] < 0.3 < shares[2]
 
 
-def test_codes_with_latents_are_the_same_in_any_batch(chain, chain_vq):
+def test_codes_near_the_true_steps_are_the_same_in_any_batch(chain, chain_vq):
     chains = [chain.coords[:n] for n in (70, 12, 33)]
     alone = [chain_vq.encode(c, latent_weight=0.7, beam=4).codes for c in chains]
     together = chain_vq.encode_batch(chains, latent_weight=0.7, beam=4)

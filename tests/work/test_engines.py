@@ -31,7 +31,9 @@ class Deadly(Unit):
 
 @pytest.fixture
 def engine():
-    local = Local(partial(Quantizer, Settings("chain-vq-64", search=Search(closed_loop=False))), 1)
+    local = Local(
+        partial(Quantizer, Settings("chain-vq-64", search=Search(closed_loop=False))), 1, ["structok.protein.chain_vq"]
+    )
     yield local
     local.close()
 

@@ -14,6 +14,7 @@ import pytest
 
 from structok.errors import InputError, StructokError
 from structok.files import read_tokens
+from structok.tokenizer import Search
 from structok.work.folder import TokenFolder
 from structok.work.quantize import quantize_folder, quantize_stream
 from structok.work.tasks import Settings
@@ -45,7 +46,7 @@ def test_everything_is_a_record_or_a_failure(work, run):
     assert names == ["in put/b é/broken ü.cif", "in put/empty.pdb", "in put/garbage.bcif", "gone.pdb"]
     for failure in failures(work / "tokens"):
         assert failure["source"] not in failure["reason"]
-        assert f"{failure['input']}: {failure['reason']}" in err
+        assert f"{failure['source']}: {failure['reason']}" in err
     run("quantize", "in put", *FAST, "-o", "one.jsonl")
     assert [t.to_dict() for t in read_tokens("one.jsonl")] == [t.to_dict() for t in rows]
 
@@ -80,7 +81,7 @@ def test_what_is_left_out_is_listed(work, run):
     status, _, err = run("quantize", "in put/twice.pdb", "in put/a.pdb", *FAST, "-o", "tokens/", "--workers", 1)
     assert status == 0 and "1 note on" in err and "notes.jsonl" in err
     [note] = map(json.loads, (work / "tokens" / ".structok" / "notes.jsonl").read_text().splitlines())
-    assert (note["input"], note["kind"], note["count"]) == ("in put/twice.pdb", "frames ignored", 1)
+    assert (note["source"], note["kind"], note["count"]) == ("in put/twice.pdb", "frames ignored", 1)
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "text"])
@@ -210,7 +211,9 @@ def test_stream_of_workers_is_that_of_one_process(work, run, inline):
     shared = run("quantize", "in put", *FAST, "--workers", 1)
     assert alone == shared and alone[1].count("\n") == 6
     inline.deadly["in put/c.bcif"] = 4
-    outcomes = list(quantize_stream(["in put"], Settings("chain-vq-64", closed_loop=False, threads=0), 1))
+    outcomes = list(
+        quantize_stream(["in put"], Settings("chain-vq-64", search=Search(closed_loop=False), threads=0), 1)
+    )
     assert [t.id for o in outcomes for t in o.tokens] == ["a", "a", "ß 2", "d", "e"]
     assert "in put/c.bcif" in dict(f for o in outcomes for f in o.failures)
     status, _, err = run("quantize", "-", *FAST, "--workers", 2)

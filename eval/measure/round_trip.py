@@ -1,6 +1,6 @@
 """quantize -> decode -> quantize, through files of each format: what comes back, and what does not.
 
-    python -m eval.round_trip --count 500 -o round_trip.json
+    python -m eval.measure.round_trip --count 500 -o round_trip.json
 
 Chains and molecules are written as files, tokenized, decoded into PDB and mmCIF (SDF), and tokenized again. Ids,
 sequence (SELFIES), residue ids, mask and codes must be the same both times.
@@ -8,23 +8,25 @@ sequence (SELFIES), residue ids, mask and codes must be the same both times.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
-from eval.sets import molecule_sets, protein_sets
+from eval.measure.sets import molecule_sets, protein_sets
 from structok.errors import StructokError
-from structok.jobs import Log, Zoo, decode_items, encode_items
 from structok.read.inputs import read_inputs
 from structok.structure import Backbone
+from structok.tokenizer import Search
 from structok.tokens import Tokens
+from structok.work.log import Log
+from structok.work.stream import Zoo, decode_items, encode_items
 from structok.write.output import write_structures
 from structok.write.structures import write_sdf, write_structure
 
@@ -89,7 +91,7 @@ def round_trip(structures: Iterable[Backbone | Any], folder: Path, formats: Sequ
 
 def _quantize(folder: Path, zoo: Zoo, log: Log) -> list[Tokens]:
     items = read_inputs([str(folder)], log, chain=None, add_hs=False)
-    return [tokens for _, tokens in encode_items(items, zoo, log, batch_size=32, options={})]
+    return [tokens for _, tokens in encode_items(items, zoo, log, batch_size=32, search=Search())]
 
 
 def _same(a: Tokens, b: Tokens, field: str) -> bool:
@@ -97,26 +99,24 @@ def _same(a: Tokens, b: Tokens, field: str) -> bool:
     return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="quantize -> decode -> quantize")
-    parser.add_argument("--data", type=Path, help="folder of structures; default: the held-out sets of the benchmark")
-    parser.add_argument("--count", type=int, default=500, help="chains and molecules of each set")
-    parser.add_argument("-m", "--model", help="tokenizer; default: each modality's")
-    parser.add_argument("-o", "--out", type=Path)
-    options = parser.parse_args()
+def main(
+    data: Annotated[Path | None, typer.Option(help="folder of structures; default: the benchmark's sets")] = None,
+    count: Annotated[int, typer.Option(help="chains and molecules of each set")] = 500,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="tokenizer; default: each modality's")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file")] = None,
+) -> None:
+    """Tokenize, decode and tokenize again; print what differs."""
     report: dict[str, Any] = {}
+    proteins, molecules = protein_sets(data, count, seed=0), molecule_sets(data, count, whole=False)
     with tempfile.TemporaryDirectory() as folder:
-        for chains in protein_sets(options.data, options.count, seed=0):
-            print(f"{chains.name}: {len(chains.chains)}", file=sys.stderr, flush=True)
-            report[chains.name] = round_trip(chains.chains, Path(folder) / chains.name, ("pdb", "cif"), options.model)
-        for mols in molecule_sets(options.data, options.count, whole=False):
-            print(f"{mols.name}: {len(mols.molecules)}", file=sys.stderr, flush=True)
-            report[mols.name] = round_trip(mols.molecules, Path(folder) / mols.name, ("sdf",), options.model)
+        for some, formats in (*((s, ("pdb", "cif")) for s in proteins), *((s, ("sdf",)) for s in molecules)):
+            print(f"{some.name}: {len(some.structures)}", file=sys.stderr, flush=True)
+            report[some.name] = round_trip(some.structures, Path(folder) / some.name, formats, model)
     text = json.dumps(report, indent=1)
     print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    if out:
+        out.write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eval.round_trip import round_trip
+from eval.measure.round_trip import round_trip
 from structok import Backbone
 from structok.read.molecules import read_molecules
 
