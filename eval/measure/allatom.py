@@ -82,12 +82,12 @@ def of_type(sequence: str, letter: str) -> np.ndarray:
     return np.array([x == letter for x in sequence])
 
 
-def proteins(name: str, chains: Sequence[AtomChain]) -> dict[str, Any]:
+def proteins(name: str, chains: Sequence[AtomChain], **search: float) -> dict[str, Any]:
     """Accuracy, chi angles, clashes, geometry and speed of a pair of models."""
     model = structok.load(name)
     residues = sum(int(c.mask.sum()) for c in chains)
     model.encode_batch(chains[:2])  # compile
-    tokens, encode = timed(lambda: model.encode_batch(chains), residues)
+    tokens, encode = timed(lambda: model.encode_batch(chains, **search), residues)
     back, decode = timed(lambda: model.decode_batch(tokens), residues)
     compared = [compare_atoms(b.atoms, c.atoms, c.sequence) for b, c in zip(back, chains)]
     letters = "".join(c.sequence for c in chains)
@@ -251,6 +251,7 @@ def main(
     result = {
         "proteins": {
             f"{backbone}+{side}": proteins(f"{backbone}+{side}", trusted)
+            | {"exact": proteins(f"{backbone}+{side}", trusted, rate_weight=0.0)}
             for side in structok.list_models()
             if side.startswith("sidechain-")
         },
