@@ -17,7 +17,7 @@ _HOMES = {
     "load": "structok.zoo",
     "nearest_code": "structok.codebook.nearest",
 }
-_MODULES = ("geometry", "lm", "metrics")
+_MODULES = ("geometry", "lm", "metrics", "read")
 
 __all__ = [
     "Backbone",
@@ -29,11 +29,12 @@ __all__ = [
     "load",
     "metrics",
     "nearest_code",
+    "read",
     "read_structure",
 ]
 
 if TYPE_CHECKING:
-    from structok import geometry, lm, metrics
+    from structok import geometry, lm, metrics, read
     from structok.codebook.nearest import nearest_code
     from structok.errors import StructokError
     from structok.read import read_structure

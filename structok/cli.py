@@ -31,8 +31,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-for command in (quantize, decode, evaluate, vocab, corpus):
-    app.command()(command)
+app.command()(quantize)
+app.command()(decode)
+app.command()(evaluate)
 
 
 @app.command()
@@ -69,6 +70,10 @@ def convert(
     room = {"gcp-vqvae": "protein", "molstructok": "molecule"}[kind.value]
     importlib.import_module(f"structok.{room}.convert").convert(source, out, force=force)
     print(f"wrote {out}; use it with -m {out}", file=sys.stderr)
+
+
+app.command()(vocab)
+app.command()(corpus)
 
 
 def main() -> None:

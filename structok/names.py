@@ -84,7 +84,7 @@ def three_letters(letter: str) -> str:
 @cache
 def letter(name: str) -> str:
     """One letter of an amino acid or nucleotide: that of the parent of a modified one; 'X' if there is none."""
-    known = parent(name)
+    known = parent(name) if name in LETTERS or name in _VARIANTS else parent(name.upper())
     if known in LETTERS:
         return LETTERS[known]
     if known in _NUCLEIC:
@@ -97,7 +97,7 @@ def letter(name: str) -> str:
 @cache
 def component_kind(name: str) -> str:
     """'protein', 'nucleic', 'water', 'ion', or 'ligand' for all other components."""
-    known = parent(name)
+    known = parent(name) if name in _WATER or name in _IONS else parent(name.upper())
     if known in LETTERS:
         return "protein"
     if known in _NUCLEIC:
@@ -110,6 +110,7 @@ def component_kind(name: str) -> str:
         return "ligand"
     from biotite.structure.info import amino_acid_names, nucleotide_names
 
+    name = name.upper()
     if name in amino_acid_names():
         return "protein"
     return "nucleic" if name in nucleotide_names() else "ligand"

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import accumulate, groupby
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -71,10 +72,13 @@ STREAMS: dict[Modality, tuple[Stream, ...]] = {
     "nucleic": (Stream("codes", "N", "nuc_3d"), Stream("conformers", "F", "nuc_cf"), _ANCHORS),
     "molecule": (Stream("codes", "", "mol_3d"), _ANCHORS),
 }
+_PLAIN = {s[0].letter: re.compile(rf"(?:<{s[0].letter} (?:-1|\d+)>)+") for s in STREAMS.values() if s[0].letter}
+_JOINT = re.compile(r"\[([^\[\]\s]+) (-1|\d+)\]")
 _MODALITY_OF = {s.kind: m for m, streams in STREAMS.items() for s in streams if s.kind}
 _BY_LETTER = {s.letter: s for streams in STREAMS.values() for s in streams} | {RADIUS.letter: RADIUS}
 
 
+@cache
 def declare(modality: Modality, **sizes: int) -> tuple[Stream, ...]:
     """The streams of a checkpoint, by name with their numbers of codes: `declare("protein", codes=4096)`."""
     known = {s.name: s for s in STREAMS[modality]}
@@ -159,6 +163,8 @@ class _Found(NamedTuple):
 
 def read_text(text: str, spacing: int) -> dict[str, Any]:
     """Fields of the record that `write_text` wrote, see `Tokens.from_text`."""
+    if plain := _plain(text.strip()):
+        return plain
     stretches = _stretches(text.strip())
     modality = next((_MODALITY_OF.get(kind) for kind in stretches), None)
     fields: dict[str, Any] = {"modality": modality}
@@ -174,6 +180,25 @@ def read_text(text: str, spacing: int) -> dict[str, Any]:
     if stretches or "codes" not in fields:
         raise TokensError(f"not the text of one structure: {text.strip()[:40]!r}")
     return fields
+
+
+def _plain(text: str) -> dict[str, Any] | None:
+    """The fields of a text of codes alone, which most are; None for any other, right or wrong."""
+    for modality, (stream, *_) in STREAMS.items():
+        start, end = f"<|{stream.kind}_start|>", f"<|{stream.kind}_end|>"
+        wrapped = text.startswith(start) and text.endswith(end)
+        body = text[len(start) : -len(end)] if wrapped else text
+        if not stream.letter:
+            found = _JOINT.findall(body)
+            selfies = "".join(f"[{token}]" for token, _ in found)
+            if not found or len(body) != len(selfies) + sum(1 + len(code) for _, code in found):
+                continue
+            codes = [int(code) for (_, code), (_, owns) in zip(found, selfies_atoms(selfies)) if owns]
+            if len(codes) == sum(code != "-1" for _, code in found) and min(codes, default=0) >= 0:
+                return {"modality": modality, "codes": codes, "selfies": selfies}
+        elif _PLAIN[stream.letter].fullmatch(body):
+            return {"modality": modality, "codes": list(map(int, body[3:-1].split(f"><{stream.letter} ")))}
+    return None
 
 
 def _stretches(text: str) -> dict[str, list[_Found]]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -183,6 +183,7 @@ class Backbone:
     ----------
     coords : float32 array, shape=(L, 3, 3), NaN where missing
     mask : bool array, shape=(L,), True where observed
+    repairs : what the decoder repaired (`structok.polymer.repair.Repairs`), None where it repairs nothing
 
     Raises
     ------
@@ -222,6 +223,7 @@ class Backbone:
         self.oxygen = None if oxygen is None else np.asarray(oxygen, dtype=np.float32)
         self.b_factors = None if b_factors is None else np.asarray(b_factors, dtype=np.float32)
         self.name, self.entity = name, entity
+        self.repairs: Any = None
         for what, value in (
             ("sequence", self.sequence),
             ("residue_ids", self.residue_ids),

@@ -160,19 +160,19 @@ class Tokenizer(ABC, Generic[Item, Structure]):
 
     def _ways(self, defaults: Search) -> str:
         known = [name for name, value in vars(defaults).items() if value is not None and name != "closed_loop"]
-        return f"closed loop by {' and '.join(known)}" if known else "open loop only"
+        return "open loop only" if defaults.closed_loop is None else f"closed loop by {' and '.join(known)}"
 
     def check(self, tokens: Tokens) -> None:
         """Raise `TokensError` unless these are tokens of this model, codes in range."""
         tokens.check_made_by(self.name, self.modality)
         where = tokens.where
-        if not (tokens.codes >= 0).any():
+        if tokens.codes.max(initial=-1) < 0:
             raise TokensError(f"{where}: no codes")
         if len(tokens) > self.max_length:
             raise TokensError(f"{where}: {len(tokens)} codes, but {self.name} takes {self.max_length} {self.unit}")
         for stream in self.streams:
             codes = getattr(tokens, stream.name)
-            if codes is None:
+            if codes is None or (codes.min() >= 0 and codes.max() < stream.size):
                 continue
             wrong = (codes < 0) | (codes >= stream.size)
             if stream.name != "codes":

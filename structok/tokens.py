@@ -173,15 +173,22 @@ class Tokens:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain record, as written to jsonl: enough to decode it. Fields that say nothing are left out."""
-        fields = self._fields()
-        fields["residue_ids"] = None if self.residue_ids is None else list(self.residue_ids)
-        fields["atom_order"] = None if self.atom_order is None else self.atom_order.tolist()
-        fields["spacing"], fields["frame"] = self.spacing or None, self.frame or None
+        record: dict[str, Any] = {"id": self.id, "modality": self.modality, "model": self.model}
+        record["codes"] = self.codes.tolist()
+        for name in ("sequence", "selfies", "chain", "radius"):
+            if (value := getattr(self, name)) is not None:
+                record[name] = value
+        if self.residue_ids is not None:
+            record["residue_ids"] = list(self.residue_ids)
+        for name in ("atom_order", *CODE_STREAMS[1:]):
+            if (value := getattr(self, name)) is not None:
+                record[name] = value.tolist()
+        for name in ("spacing", "frame"):
+            if value := getattr(self, name):
+                record[name] = value
         if not np.array_equal(self.mask, self.codes >= 0):
-            fields["missing"] = np.flatnonzero(~self.mask).tolist()
-        first = ("id", "modality", "model", "codes", "sequence", "selfies", "chain")
-        names = (*first, *(n for n in fields if n not in (*first, "mask")))
-        return {name: fields[name] for name in names if fields[name] is not None}
+            record["missing"] = np.flatnonzero(~self.mask).tolist()
+        return record
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Tokens:

@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.report.results import ROOT, load, ranked, rows_of
 from eval.report.table import Columns, Row, Table, average, dig, fill, number, numbers, shares
+from eval.report.training import steps
 
 __all__ = ["axes", "card", "comparison", "fill_proteins", "reconstruction"]
 
@@ -147,7 +148,7 @@ def card(name: str) -> str:
         rates = ", ".join(f"{k} {v:,}" for k, v in speed["models"][name].items())
         text.append(f"\nSpeed ({speed['machine']}, {speed['threads']} thread(s)): {rates}.")
     if name == "gcp-vqvae" and load("training"):
-        text.append("\n" + training())
+        text.append("\n" + steps())
     return "\n".join(text)
 
 
@@ -168,28 +169,6 @@ def rates(name: str) -> str:
 def _by_length(row: Row) -> str:
     bins = row["sets"][COMPLETE]["rmsd_by_length"]
     return ", ".join(f"{k}: {v['mean']:.3f}" for k, v in bins.items()) + "."
-
-
-def training() -> str:
-    """What a training step of GCP-VQVAE costs."""
-    found = load("training")
-    limits, machine = found["GFLOP/s of a 2048³ product"], found["machine"]
-
-    def slowest(step: Row) -> str:
-        parts = sorted(step["seconds"].items(), key=lambda item: -item[1])[:3]
-        return ", ".join(f"{part} {s / sum(step['seconds'].values()):.0%}" for part, s in parts)
-
-    columns: Columns = {
-        "model": lambda r: r["model"],
-        "parameters": lambda r: f"{r['parameters'] / 1e6:.1f} M",
-        "precision": lambda r: r["precision"],
-        "residues/s": numbers(0, "residues/s"),
-        "peak memory": lambda r: f"{r['peak memory of the process, MB']:,} MB",
-        "where the time goes": slowest,
-        "share of a matrix product's speed": lambda r: f"{r['GFLOP/s'] / limits[r['precision'].split()[0]]:.0%}",
-    }
-    where = f"{machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}"
-    return f"Training speed ({where}):\n\n" + Table(columns, found["steps"]).markdown()
 
 
 def speed() -> str:

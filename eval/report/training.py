@@ -1,11 +1,11 @@
-"""What training from shards costs (`eval.speed.streaming`): README's table."""
+"""What training costs: the table of a card, and README's."""
 
 from __future__ import annotations
 
 from eval.report.results import ROOT, load
-from eval.report.table import Columns, Table, fill, numbers
+from eval.report.table import Columns, Row, Table, fill, numbers
 
-__all__ = ["fill_training"]
+__all__ = ["fill_training", "steps"]
 
 COLUMNS: Columns = {
     "chains": numbers(0, "chains"),
@@ -17,13 +17,34 @@ COLUMNS: Columns = {
 }
 
 
+def steps() -> str:
+    """What a training step of GCP-VQVAE costs (`eval.speed.training`): its card's table."""
+    found = load("training")
+    limits, machine = found["GFLOP/s of a 2048³ product"], found["machine"]
+
+    def slowest(step: Row) -> str:
+        parts = sorted(step["seconds"].items(), key=lambda item: -item[1])[:3]
+        return ", ".join(f"{part} {s / sum(step['seconds'].values()):.0%}" for part, s in parts)
+
+    columns: Columns = {
+        "model": lambda r: r["model"],
+        "parameters": lambda r: f"{r['parameters'] / 1e6:.1f} M",
+        "precision": lambda r: r["precision"],
+        "residues/s": numbers(0, "residues/s"),
+        "peak memory": lambda r: f"{r['peak memory of the process, MB']:,} MB",
+        "where the time goes": slowest,
+        "share of a matrix product's speed": lambda r: f"{r['GFLOP/s'] / limits[r['precision'].split()[0]]:.0%}",
+    }
+    where = f"{machine['device']}, {machine['threads']} thread(s), torch {machine['torch']}"
+    return f"Training speed ({where}):\n\n" + Table(columns, found["steps"]).markdown()
+
+
 def fill_training() -> None:
-    """README's table."""
+    """README's table of training from shards (`eval.speed.streaming`)."""
     if not (found := load("training").get("streaming")):
         return
     alone = [row for row in found["loader"] if not row["workers"]]
     rows = [row | {"run": run} for row, run in zip(alone, found["fit"])]
-    model = found["model"]
-    rate = f"{model['residues per core second']:,}"
-    text = f"\n\nThe `{model['model']}` network learns from {rate} residues per core second."
+    name, rate = (found["model"][k] for k in ("model", "residues per core second"))
+    text = f"\n\nThe `{name}` network learns from {rate:,} residues per core second."
     fill(ROOT / "README.md", {"streaming": Table(COLUMNS, rows).markdown() + text})

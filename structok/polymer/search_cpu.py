@@ -94,8 +94,10 @@ class CompiledSearch:
         group: Int[Tensor, " k"],
     ) -> None:
         self._tiles = _tile(steps.double().numpy(), pose_rows(transforms).numpy(), vectors.numpy(), group.numpy())
-        self._free = torch.zeros(int(group.max()) + 2, len(steps))
-        self._kept = self._free, self._in_tiles(self._free)
+        # without prices all codes are of one group, whose row stays in cache
+        self._ungrouped = self._tiles._replace(group=np.zeros_like(self._tiles.group))
+        self._free = self._in_tiles(torch.zeros(2, len(steps)))
+        self._kept: tuple[Tensor | None, tuple[Array, Array]] = None, self._free
 
     def __call__(
         self,
@@ -110,16 +112,18 @@ class CompiledSearch:
         beam: int,
     ) -> Int[Tensor, "b l"]:
         """Codes of all residues but the first, -1 elsewhere; arguments as for `ChainSearch`, poses in float64."""
-        price = self._free if price is None else price
-        kept, prices = self._kept
-        if kept is not price:
-            prices = self._in_tiles(price)
-            self._kept = price, prices
+        tiles, prices = self._ungrouped, self._free
+        if price is not None:
+            kept, prices = self._kept
+            if kept is not price:
+                prices = self._in_tiles(price)
+                self._kept = price, prices
+            tiles = self._tiles
         codes = torch.full(weight.shape, -1)
         if latents is None or pull is None:
             latents, pull = weight.new_zeros(*weight.shape, 0), torch.zeros_like(weight)
         told = [x.contiguous().numpy() for x in (coords.flatten(2), length, weight, latents.double(), pull)]
-        _search(*told, pose_rows(start).numpy(), self._tiles, prices, beam, codes.numpy())
+        _search(*told, pose_rows(start).numpy(), tiles, prices, beam, codes.numpy())
         return codes
 
     def _in_tiles(self, price: Float[Tensor, "g+1 k"]) -> tuple[Float[Array, "g+1 t s"], Float[Array, "g+1 t"]]:

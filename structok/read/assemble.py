@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -14,7 +13,8 @@ import numpy as np
 from structok.errors import InputError
 from structok.geometry import CA_STEP
 from structok.names import component_kind
-from structok.read.chains import Chain, ends_of, find_chains, with_gaps
+from structok.read.chains import Chain, Ends, find_chains
+from structok.read.gaps import with_gaps
 from structok.read.table import MISSING, Residue, Table, group_residues, mark_placeholders
 from structok.structure import Ligand, Note, Polymer, Structure, many
 
@@ -25,9 +25,8 @@ __all__ = ["assemble"]
 
 Kind = Literal["protein", "nucleic"]
 
-_BONDS = {"protein": ("N", "C", "CA", CA_STEP), "nucleic": ("P", "O3'", "C4'", 6.0)}
+_BONDS = {"protein": (("N", "C", "CA"), CA_STEP), "nucleic": (("P", "O3'", "C4'"), 6.0)}
 _IDS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-_ID = re.compile(r"(-?\d+)([A-Za-z]?)")
 _ELEMENT_NAMES = "H C N O S P F D I B K V W U Y SE CL BR LI NA MG AL SI CA MN FE CO NI CU ZN AS RU RH PD AG CD PT AU HG"
 _ELEMENTS = frozenset(_ELEMENT_NAMES.split())
 
@@ -129,14 +128,14 @@ def _by_chain(residues: Iterable[Residue], exact: bool) -> Iterator[tuple[str, l
 
 
 def _chains(table: Table, group: list[Residue], kind: Kind) -> tuple[list[Chain], list[Residue]]:
-    head, tail, trace, step = _BONDS[kind]
-    ends = ends_of(table, group, head, tail, trace)
+    names, step = _BONDS[kind]
+    ends = Ends(table, group, names)
     places = [r.place for r in group]
     if table.place is not None and all(b > a for a, b in pairwise(places)):
-        return [Chain(group, ends, step, exact=True)], []
+        return [Chain(group, ends, step, exact=True, gaps_said=table.gaps_said)], []
     chains, loose, strays = find_chains(group, ends, table.closed, step)
     for chain in chains:
-        chain.unseen = table.unseen.get(group[0].chain, {})
+        chain.unseen, chain.gaps_said = table.unseen.get(group[0].chain, {}), table.gaps_said
     for residue in strays:
         table.xyz[residue.rows] = np.nan
         where = f"chain {residue.chain or '(blank)'}: residue {residue.name} {residue.number}"
@@ -207,26 +206,28 @@ def _polymer(columns: _Columns, chain: Chain, kind: Kind, chain_id: str, name: s
     slots_of, sequence, ids, said = with_gaps(chain, table.letters)
     notes += [Note(n.kind, n.count, f"chain {chain_id or '(blank)'}: {n.text}", chain_id) for n in said]
     rows: list[int] = []
-    slots: list[int] = []
-    incomplete = 0
-    wanted = _BONDS[kind][:3]
+    observed: list[int] = []
+    counts: list[int] = []
+    incomplete, seen, names, wanted = 0, columns.seen.tolist(), table.name, set(_BONDS[kind][0])
     for slot, i in enumerate(slots_of):
         if i < 0:
             continue
-        there = [row for row in chain.residues[i].rows if columns.seen[row]]
+        there = [row for row in chain.residues[i].rows if seen[row]]
         rows += there
-        slots += [slot] * len(there)
-        if kind == "protein":
-            names = [table.name[row] for row in there]
-            incomplete += not all(n in names for n in wanted)
+        observed.append(slot)
+        counts.append(len(there))
+        if kind == "protein" and not wanted.issubset([names[row] for row in there]):
+            incomplete += 1
     if incomplete:
         text = f"chain {chain_id or '(blank)'}: {many(incomplete, 'residue')} without N, CA or C taken as missing"
         notes.append(Note("incomplete residues", incomplete, text, chain_id))
-    matches = [_ID.fullmatch(ids[s]) for s in slots]
-    numbers = [int(m[1]) if m else 0 for m in matches]
-    codes = [m[2] if m else "" for m in matches]
-    atoms = columns.atoms(np.array(rows, dtype=int), chain_id, numbers, codes, polymer=True)
-    return Polymer(kind, chain_id, sequence, ids, atoms, np.array(slots, dtype=int), name)
+    numbers = [chain.residues[slots_of[slot]].number for slot in observed]
+    codes = [ids[slot][len(str(number)) :][:1] for slot, number in zip(observed, numbers)]
+    slots = np.repeat(np.array(observed, dtype=int), counts)
+    atoms = columns.atoms(
+        np.array(rows, dtype=int), chain_id, np.repeat(numbers, counts), np.repeat(codes, counts), polymer=True
+    )
+    return Polymer(kind, chain_id, sequence, ids, atoms, slots, name)
 
 
 def _say_what_is_left_out(

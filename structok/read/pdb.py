@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from structok.names import component_kind, is_four_letters, letter
+from structok.read.formats import GAPS_SAID
 from structok.read.table import BACKBONE, MISSING, Table
 from structok.structure import Note, many
 
@@ -245,7 +246,7 @@ def _number(field: bytes) -> int:
     return MISSING
 
 
-_UNSEEN = re.compile(rb"REMARK 465\s+(?:\d+\s+)?(\w{1,3})\s+(\S{0,2})\s+(-?\d+)([A-Za-z]?)\s*$")
+_UNSEEN = re.compile(rb"REMARK 465\s+(?:\d+\s+)?(\w{1,3})\s+(\S{0,2})\s+(-?\d+)([A-Za-z]?(?:\+\d+)?)\s*$")
 
 
 def _read_header(table: Table, lines: list[bytes]) -> None:
@@ -257,6 +258,8 @@ def _read_header(table: Table, lines: list[bytes]) -> None:
             table.resolution = value if value > 0 else None
         elif line.startswith((b"TITLE", b"HEADER")):
             title += line[10:].upper()
+        elif line.startswith(GAPS_SAID.encode()):
+            table.gaps_said = True
         elif match := _UNSEEN.match(line):
             name, chain, number, code = (field.decode() for field in match.groups())
             table.unseen.setdefault(chain, {})[int(number), code] = letter(name)

@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from structok.structure import Note, many
 
-__all__ = ["BACKBONE", "MISSING", "Residue", "Table", "group_residues", "mark_placeholders"]
+__all__ = ["BACKBONE", "LAST", "MISSING", "Residue", "Table", "group_residues", "mark_placeholders"]
 
-BACKBONE = ("N", "CA", "C", "O")
+LAST = ("OXT", "OT2", "OC2")  # the second oxygen of a chain's last residue, as PDB, CHARMM and GROMACS call it
+BACKBONE = ("N", "CA", "C", "O", *LAST)
 MISSING = -(1 << 31)  # a number that the file does not give
 _FILL = 99.0  # Å; an atom with x = y = z beyond this is a program's "unknown"
 _BEYOND = 9999.0  # Å; nor are there structures as large as this
@@ -52,6 +53,7 @@ class Table:
     resolution: float | None = None
     predicted: bool = False
     block: str = ""
+    gaps_said: bool = False  # written by structok: what the file does not call missing is not missing
     unseen: dict[str, dict[tuple[int, str], str]] = field(default_factory=dict)
     components: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -90,9 +92,9 @@ def group_residues(table: Table) -> list[Residue]:
     keys = [_key(table, rows[0]) for rows in runs]
     if len(set(keys)) < len(keys):
         runs = _join_runs(table, runs, keys)
-    residues, dropped = [], 0
+    residues, dropped, named = [], 0, any(table.alt)
     for rows in runs:
-        kept = _one_location(table, rows)
+        kept = _one_location(table, rows) if named else rows  # no atom comes twice in a run
         dropped += len(rows) - len(kept)
         i = rows[0]
         place, entity = table.place, table.entity
@@ -103,10 +105,13 @@ def group_residues(table: Table) -> list[Residue]:
             )
         )  # fmt: skip
     _fill_numbers(residues)
-    residues, replaced = _one_per_position(table, residues)
+    residues, replaced, repeated = _one_per_position(table, residues)
     if dropped + replaced:
         text = f"{many(dropped + replaced, 'atom')} of alternative locations left out"
         table.notes.append(Note("alternative locations", dropped + replaced, text, routine=True))
+    if repeated:
+        text = f"{many(repeated, 'atom')} that come twice on one spot left out"
+        table.notes.append(Note("repeated atoms", repeated, text))
     return residues
 
 
@@ -203,13 +208,15 @@ def _fill_numbers(residues: Iterable[Residue]) -> None:
         last = residue.number
 
 
-def _one_per_position(table: Table, residues: list[Residue]) -> tuple[list[Residue], int]:
-    """Of adjacent residues with one number on one spot (microheterogeneity), the most occupied; atoms left out.
+def _one_per_position(table: Table, residues: list[Residue]) -> tuple[list[Residue], int, int]:
+    """Of adjacent residues with one number on one spot (microheterogeneity), the most occupied.
+
+    Also how many atoms are left out: those of named alternative locations, and others.
 
     Neighbours that share a number because insertion codes were removed lie apart, and stay.
     """
     kept: list[Residue] = []
-    dropped = 0
+    named = others = 0
     for residue in residues:
         before = kept[-1] if kept else None
         if (
@@ -220,10 +227,14 @@ def _one_per_position(table: Table, residues: list[Residue]) -> tuple[list[Resid
             kept.append(residue)
             continue
         one, other = (float(np.mean(table.occupancy[r.rows])) for r in (before, residue))
-        dropped += len((before if other > one else residue).rows)
+        out = before if other > one else residue
+        if table.alt[out.rows[0]]:
+            named += len(out.rows)
+        else:
+            others += len(out.rows)
         if other > one:
             kept[-1] = residue
-    return kept, dropped
+    return kept, named, others
 
 
 def _overlap(table: Table, one: Residue, other: Residue) -> bool:

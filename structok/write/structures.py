@@ -13,7 +13,8 @@ import numpy as np
 
 from structok.errors import InputError
 from structok.files import write_whole
-from structok.read.formats import suffix_kind
+from structok.geometry import BOND_LIMIT
+from structok.read.formats import GAPS_SAID, suffix_kind
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["structure_bytes", "write_sdf", "write_structure"]
 
-_RESIDUE_ID = re.compile(r"(-?\d+)([A-Za-z]?)")
+_RESIDUE_ID = re.compile(r"(-?\d+)([A-Za-z]?(?:\+\d+)?)")  # with the slots that reading adds, such as 52+1
 
 
 def write_structure(
@@ -76,6 +77,8 @@ def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
     file.write(text)
     lines = [_remark(c, int(i)) for c in chains for i in np.flatnonzero(~c.mask)]
     lines = [line for line in lines if line]
+    if lines or any(_broken(c) for c in chains):
+        lines.insert(0, GAPS_SAID)
     for line in text.getvalue().splitlines():
         if line.startswith(("ATOM", "HETATM")):
             line = f"{line[:20]}{next(ids):>2}{line[22:]}"
@@ -83,8 +86,14 @@ def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
     return ("\n".join(lines) + "\nEND\n").encode()
 
 
+def _broken(chain: Backbone) -> bool:
+    """Whether neighbours are not bonded, so that a reader could take residues between them for missing."""
+    gap = np.linalg.norm(chain.coords[1:, 0] - chain.coords[:-1, 2], axis=-1)
+    return bool((gap >= BOND_LIMIT).any())
+
+
 def _remark(chain: Backbone, slot: int) -> str:
-    """The line that says that a residue is missing; '' for slots without a number of their own."""
+    """The line that says that a residue is missing; '' for slots without a number."""
     match = _RESIDUE_ID.fullmatch(chain.residue_ids[slot])
     if match is None:
         return ""
@@ -112,6 +121,7 @@ def _cif(chains: Sequence[Backbone], arrays: Sequence[AtomArray], kind: str) -> 
             "mon_id": np.array([name for c in chains for name in c.components]),
         }
     )
+    block["software"] = new({"name": np.array(["structok"])})
     if kind == "cif":
         text = io.StringIO()
         file.write(text)

@@ -7,6 +7,7 @@ import numpy as np
 
 import structok
 from structok import metrics
+from structok.lm import Vocabulary
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "structok" / "lm" / "README.md").read_text()
@@ -39,6 +40,7 @@ def test_its_numbers_are_those_of_the_shipped_list(biomatrix, scimind):
     text = " ".join(PAGE.split())
     for said in (
         f"**biomatrix** ({len(biomatrix):,} tokens)",
+        f"**structok** ({len(Vocabulary.preset('structok')):,} tokens)",
         f"{len(biomatrix.groups['selfies']):,} SELFIES tokens",
         f"{len(biomatrix.groups['molecule']):,} joint molecule tokens",
         f"over {about['molecules']:,} molecules",

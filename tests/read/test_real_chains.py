@@ -1,5 +1,7 @@
 """Numbers, locations, frames, chains and gaps as real programs write them: nothing is lost or invented in silence."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -267,3 +269,29 @@ def test_remark_465_says_how_many_are_missing_and_which(read, atoms, chain, tmp_
         [again] = read_structure(tmp_path / f"gap.{suffix}")
         assert (again.sequence, again.residue_ids) == (chain.sequence, chain.residue_ids)
         assert np.array_equal(again.mask, gapped.mask)
+
+
+def test_a_free_amino_acid_with_a_number_of_a_gap_does_not_fill_it(read, atoms):
+    gapped = [a for a in atoms if not 170 <= a.number < 174]
+    glycine = moved([a for a in atoms if a.number == 156][:4], (40, 0, 0), number=172, het=True)
+    found = read(pdb(gapped, "TER", glycine))
+    assert int(found.items[0].mask.sum()) == 66 and said(found, "1 ligand left out (GLY)")
+
+
+def test_a_long_file_of_loose_residues_is_read_in_time(read, atoms):
+    """Nothing is bonded, nothing is tried against everything."""
+    lines = [a._replace(number=i, xyz=(3.0 * i, 0.0, 0.5)) for i in range(3000) for a in atoms[1:2]]
+    began = time.perf_counter()
+    assert "CA-only" in read(pdb(lines)).errors[0]
+    assert time.perf_counter() - began < 20
+
+
+def test_a_second_oxygen_ends_a_chain_where_nothing_else_does(read, atoms):
+    """Numbers that go on, one id, no TER: the chains are told apart by OXT, or by how far they are from each other."""
+    assert any(a.name == "OXT" for a in atoms)
+    second = moved(atoms, (25, 0, 0), number=lambda a: a.number + 70)
+    found = read(pdb(atoms, second))
+    assert [(c.chain_id, len(c)) for c in found.items] == [("A", 70), ("B", 70)] and said(found, "chain B", "id A")
+    bare = [a for a in atoms if a.name != "OXT"]
+    found = read(pdb(bare, moved(bare, (200, 0, 0), number=lambda a: a.number + 70)))
+    assert [(c.chain_id, len(c)) for c in found.items] == [("A", 70), ("B", 70)]

@@ -144,10 +144,15 @@ def test_all_atoms_and_entities_are_kept(example, atoms, tmp_path):
     backbone = protein.backbone()
     assert backbone.entity is protein
     [fast] = structure(example, atoms="backbone").proteins
-    assert set(fast.atoms.atom_name) == {"N", "CA", "C", "O"}
+    assert set(fast.atoms.atom_name) == {"N", "CA", "C", "O", "OXT"}
     assert np.array_equal(fast.backbone().coords, backbone.coords)
     heme = [atoms[0]._replace(residue="HEM", name=n, element=n[:1], xyz=(i, 9.0, 9.0), number=300, het=True)
             for i, n in enumerate(("C1", "N1", "O1"))]  # fmt: skip
     (tmp_path / "x.pdb").write_text(pdb(atoms, "TER", heme))
     [ligand] = structure(tmp_path / "x.pdb").ligands
     assert (ligand.name, ligand.residue_id, ligand.atoms.element.tolist()) == ("HEM", "300", ["C", "N", "O"])
+
+
+def test_names_in_small_letters_are_the_same_names(read, atoms, chain):
+    small = [a._replace(residue=a.residue.capitalize()) for a in atoms]
+    assert read(pdb(small)).items[0].sequence == chain.sequence

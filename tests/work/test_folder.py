@@ -81,7 +81,7 @@ def test_what_is_left_out_is_listed(work, run):
     status, _, err = run("quantize", "in put/twice.pdb", "in put/a.pdb", *FAST, "-o", "tokens/", "--workers", 1)
     assert status == 0 and "1 note on" in err and "notes.jsonl" in err
     [note] = map(json.loads, (work / "tokens" / ".structok" / "notes.jsonl").read_text().splitlines())
-    assert (note["input"], note["kind"], note["count"]) == ("in put/twice.pdb", "frames ignored", 1)
+    assert (note["source"], note["kind"], note["count"]) == ("in put/twice.pdb", "frames ignored", 1)
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "text"])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from structok.protein.model import GCPVQVAEConfig
+    from train.protein.anchored import Damage
     from train.protein.data import Sampling
     from train.protein.tasks import Training
     from train.run import Run
@@ -42,11 +43,13 @@ class Data:
     valid_longest: int = 512
 
 
-def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training) -> None:
-    """Train, validate, export."""
+def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training, damage: Damage) -> None:
+    """Train, validate, export; `damage` is for a model that reads anchors."""
     from structok.protein.model import GCPVQVAEModel
     from structok.protein.tokenizer import GCPVQVAE
+    from train.protein.anchored import AnchoredTask
     from train.protein.denoise import load_encoder
+    from train.protein.sketch import Sketcher
     from train.protein.tasks import ProteinTask
     from train.run import begin
 
@@ -59,17 +62,24 @@ def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, trainin
     network = GCPVQVAEModel(model)
     if training.gcpnet and not run.checkpoint:
         load_encoder(network, training.gcpnet)
-    task = ProteinTask(network, training, save, str(run.folder / "samples"))
+    sketcher, shown = None, str(run.folder / "samples")
+    if anchors := model.anchors:
+        sketcher = Sketcher(anchors.points, anchors.spacing)
+        task: ProteinTask = AnchoredTask(network, training, damage, sketcher.points, save, shown)
+    else:
+        task = ProteinTask(network, training, save, shown)
     if run.compile:
         compile_parts(task.model)
 
     def export() -> bool:
         return bool(task.best.isfinite()) or task.export()  # validated and exported before, or now
 
-    _train(run, task, data, sampling, training, export)
+    _train(run, task, data, sampling, training, export, sketcher)
 
 
-def denoise(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training) -> None:
+def denoise(
+    run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training, damage: Damage
+) -> None:
     """Pretrain the model's GCPNet; `fit --training.gcpnet FOLDER` starts from what it leaves in `run.out`."""
     from structok.protein.model import GCPVQVAEModel
     from train.protein.denoise import DenoisingTask
@@ -81,17 +91,25 @@ def denoise(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, tra
     _train(run, task, data, sampling, training, lambda: task.export(run.tokenizer))
 
 
-def _train(run: Run, task: Any, data: Data, sampling: Sampling, training: Training, export: Callable[[], bool]) -> None:
+def _train(
+    run: Run,
+    task: Any,
+    data: Data,
+    sampling: Sampling,
+    training: Training,
+    export: Callable[[], bool],
+    sketcher: Sketcher | None = None,
+) -> None:
     from torch.utils.data import DataLoader
 
     from structok.data.shards import find_shards
     from train.protein.data import Chains, fixed_batches
     from train.run import train
 
-    chains = Chains(data.path, sampling, seed=run.seed, accumulate=run.accumulate)
+    chains = Chains(data.path, sampling, seed=run.seed, accumulate=run.accumulate, sketcher=sketcher)
     valid = []
     if data.valid_chains and find_shards(data.path, None)[-1].name.startswith("validation"):
-        valid = fixed_batches(data.path, data.valid_chains, data.valid_longest, sampling)
+        valid = fixed_batches(data.path, data.valid_chains, data.valid_longest, sampling, sketcher)
     card = Path(data.path) / "card.json"
     record = {
         "data": asdict(data) | {"card": json.loads(card.read_bytes()) if card.exists() else None},
@@ -113,6 +131,7 @@ def main(args: list[str] | None = None) -> None:
     from jsonargparse import ArgumentParser
 
     from structok.protein.model import GCPVQVAEConfig
+    from train.protein.anchored import Damage
     from train.protein.data import Sampling
     from train.protein.pack import pack
     from train.protein.tasks import Training
@@ -121,6 +140,7 @@ def main(args: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     commands = parser.add_subcommands()
     sections = {"run": Run, "model": GCPVQVAEConfig, "data": Data, "sampling": Sampling, "training": Training}
+    sections["damage"] = Damage
     for kind in ("fit", "denoise"):
         command = ArgumentParser()
         command.add_argument("--config", action="config")
@@ -136,4 +156,4 @@ def main(args: list[str] | None = None) -> None:
         pack(**chosen)
     else:
         work = fit if parsed.subcommand == "fit" else denoise
-        work(chosen.run, chosen.model, chosen.data, chosen.sampling, chosen.training)
+        work(chosen.run, chosen.model, chosen.data, chosen.sampling, chosen.training, chosen.damage)
