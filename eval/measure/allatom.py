@@ -107,7 +107,7 @@ def proteins(name: str, chains: Sequence[AtomChain], **search: float) -> dict[st
             "uncoded": int((codes[rows] < 0).sum()),
         }
     new = [clashes(b.atoms, c.sequence) - clashes(c.atoms, c.sequence) for b, c in zip(back, chains)]
-    sizes = [s.size for s in model.streams]
+    sizes = [s.size for s in model.streams if s.name in ("codes", "sidechains")]
     return {
         "bits": float(np.log2(sizes).sum()),
         "chains": len(chains),
@@ -190,7 +190,10 @@ def nucleic_acids(name: str, chains: Sequence[NucleicChain]) -> dict[str, Any]:
     model.encode_batch(chains[:2])
     tokens, encode = timed(lambda: model.encode_batch(chains), count)
     back, decode = timed(lambda: model.decode_batch(tokens), count)
-    result: dict[str, Any] = {"bits": float(sum(np.log2(s.size) for s in model.streams)), "frame": ", ".join(FRAME)}
+    result: dict[str, Any] = {
+        "bits": float(sum(np.log2(s.size) for s in model.streams if s.name in ("codes", "conformers"))),
+        "frame": ", ".join(FRAME),
+    }
     kinds = {"all": chains, "RNA": [], "DNA": []}
     kinds["RNA"] = [c for c in chains if c.sequence.replace("X", "").isupper()]
     kinds["DNA"] = [c for c in chains if c.sequence.replace("X", "").islower()]
