@@ -229,7 +229,7 @@ def _nucleic(pairs: Sequence[tuple[NucleicChain, NucleicChain]]) -> dict[str, An
             "input": before,
             "rebuilt": after,
             "both": kept,
-            "agree": kept / max(before + after - kept, 1),
+            "agree": kept / (before + after - kept) if before + after else None,
         },
         "link": {"mean": float(links[0][bonded].mean()), "rms_off": rms((links[0] - links[1])[bonded] ** 2)},
     }
