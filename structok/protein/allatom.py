@@ -108,7 +108,8 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        return declare("protein", codes=self.codebook_size, sidechains=self.sidechains.codebook_size)
+        sizes = {stream.name: stream.size for stream in self.backbone.streams}
+        return declare("protein", **sizes, sidechains=self.sidechains.codebook_size)
 
     def tensors(self) -> dict[str, Any]:
         raise CheckpointError(f"{self.name} is two checkpoints: save .backbone and .sidechains")
@@ -130,6 +131,9 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
             x = AtomChain.of(x)
         if not isinstance(x, AtomChain):
             raise InputError(f"{self.name} needs all atoms: an AtomChain, or a file read with atoms='all'")
+        if not np.isfinite(x.atoms[:, 4:]).any() and set(x.sequence) - set("GX"):
+            where = f"{x.name or 'structure'}, chain {x.chain_id}"
+            raise InputError(f"{where}: no side chain; {self.name} needs all atoms (atoms='all' when reading)")
         self.backbone.prepare(x)
         return x
 
