@@ -102,7 +102,12 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        return declare("protein", codes=self.codebook_size, sidechains=self.sidechains.codebook_size)
+        sizes = {stream.name: stream.size for stream in self.backbone.streams}
+        return declare("protein", **sizes, sidechains=self.sidechains.codebook_size)
+
+    @property
+    def posed(self) -> bool:  # type: ignore[override]
+        return self.backbone.posed
 
     def tensors(self) -> dict[str, Any]:
         raise CheckpointError(f"{self.name} is two checkpoints: save .backbone and .sidechains")
