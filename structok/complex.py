@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Complex", "decode_complex", "encode_complex", "place", "read_complex", "share_frame"]
 
-_LIGAND_ANCHORS = 6  # atoms of a molecule that are anchored
+_LIGAND_ANCHORS = 8  # atoms of a molecule that are anchored
 Entity = Any  # Backbone, AtomChain, NucleicChain or an RDKit Mol
 
 
