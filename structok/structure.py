@@ -248,6 +248,11 @@ class Backbone:
         ideal = place_oxygen(coords, torch.from_numpy(gap < BOND_LIMIT)).numpy()
         return ideal if self.oxygen is None else np.where(np.isnan(self.oxygen), ideal, self.oxygen)
 
+    @property
+    def components(self) -> list[str]:
+        """Component name per slot, such as ALA."""
+        return [three_letters(letter) for letter in self.sequence]
+
     def to_atom_array(self, *, oxygen: bool = False) -> AtomArray:
         """Observed residues as a biotite `AtomArray` of N, CA, C, and O with `oxygen=True`."""
         from biotite.structure import AtomArray
@@ -263,7 +268,8 @@ class Backbone:
         numbers = [int(m[1]) if m else int(i) + 1 for m, i in zip(ids, seen)]
         atoms.res_id = np.repeat(numbers, len(names))
         atoms.ins_code = np.repeat([m[2] if m else "" for m in ids], len(names))
-        atoms.res_name = np.repeat([three_letters(self.sequence[i]) for i in seen], len(names))
+        components = self.components
+        atoms.res_name = np.repeat([components[i] for i in seen], len(names))
         atoms.atom_name = np.tile(names, len(seen))
         atoms.element = np.tile([n[0] for n in names], len(seen))
         return atoms

@@ -56,7 +56,7 @@ def best_path(options: Options, ends: Float[Tensor, "l c 2 3"], linked: Bool[Ten
 
 
 def contacts_of(atoms: Float[np.ndarray, "l 23 3"], sequence: str) -> list[Contact]:
-    """N and O of different bases within 3.4 Å."""
+    """N and O of different bases within 3.4 Å, in an order that does not depend on the pose."""
     polar = np.array(
         [[n[:1] in ("N", "O") and k >= len(BACKBONE) for k, n in enumerate(names_of(x))] for x in sequence]
     )
@@ -65,7 +65,7 @@ def contacts_of(atoms: Float[np.ndarray, "l 23 3"], sequence: str) -> list[Conta
     pairs = near_pairs(points, _HYDROGEN_BOND)
     far = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
     found = zip(*(x[pairs[:, k]].tolist() for x in (slot, place) for k in (0, 1)), far.tolist())
-    return [Contact(*row) for row in found if row[0] != row[1]]
+    return sorted(Contact(*row) for row in found if row[0] != row[1])
 
 
 def settle(
@@ -96,15 +96,16 @@ def settle(
             partners.setdefault(j, []).append((other, i, one, distance))
     for _ in range(_SWEEPS):
         before = path.copy()
-        for i, bonds in partners.items():
-            cost = error[i].copy()
-            for mine, j, theirs, distance in bonds:
-                cost += _CONTACT * np.square(np.linalg.norm(mine - theirs[path[j]], axis=1) - distance)
-            for k, mine, theirs in ((i - 1, 0, 1), (i + 1, 1, 0)):
-                if 0 <= k < len(path) and linked[max(i, k)]:
-                    length = np.linalg.norm(tips[i, :, mine] - tips[k, path[k], theirs], axis=1)
+        for at in sorted(partners):
+            cost = error[at].copy()
+            for mine, other_at, theirs, distance in partners[at]:
+                cost += _CONTACT * np.square(np.linalg.norm(mine - theirs[path[other_at]], axis=1) - distance)
+            for next_to, end, their_end in ((at - 1, 0, 1), (at + 1, 1, 0)):
+                if 0 <= next_to < len(path) and linked[max(at, next_to)]:
+                    their_tip = tips[next_to, path[next_to], their_end]
+                    length = np.linalg.norm(tips[at, :, end] - their_tip, axis=1)
                     cost += np.nan_to_num(_STRETCH * np.square(length - _LINK))
-            path[i] = cost.argmin()
+            path[at] = cost.argmin()
         if (path == before).all():
             break
     return path

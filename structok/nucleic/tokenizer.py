@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,6 +24,8 @@ from structok.nucleic.metrics import compare_atoms, frame_rmsd
 from structok.polymer.chain import ChainModel
 from structok.polymer.link import Link
 from structok.polymer.local import onto_rebuilt
+from structok.read.structures import structure
+from structok.structure import Polymer
 from structok.tokenizer import Search, Tokenizer
 from structok.tokens import Stream, Tokens, declare
 
@@ -129,8 +132,17 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
         }
 
     def prepare(self, x: Any) -> NucleicChain:
+        """A `NucleicChain`, a nucleic `Polymer`, or a path (one nucleic chain)."""
+        if isinstance(x, (str, os.PathLike)):
+            chains = structure(x).nucleic
+            if len(chains) != 1:
+                ids = ", ".join(c.chain_id for c in chains) or "none"
+                raise InputError(f"{os.fspath(x)}: one nucleic chain is needed, it holds {ids}")
+            x = chains[0]
+        if isinstance(x, Polymer) and x.kind == "nucleic":
+            x = NucleicChain.of(x)
         if not isinstance(x, NucleicChain):
-            raise InputError(f"{self.name} takes a NucleicChain, not {type(x).__name__}")
+            raise InputError(f"{self.name} takes a NucleicChain, a nucleic Polymer or a path, not {type(x).__name__}")
         where = f"{x.name or 'structure'}, chain {x.chain_id}"
         if x.mask.sum() < 2:
             raise InputError(f"{where}: {int(x.mask.sum())} observed nucleotide(s); a chain needs at least 2")

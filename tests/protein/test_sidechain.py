@@ -81,8 +81,8 @@ def test_every_conformer_has_the_bonds_and_the_handedness_of_its_type(model, ide
         i, j = names.index(a), names.index(b)
         length = np.linalg.norm(whole[:, i] - whole[:, j], axis=-1)
         wanted = np.linalg.norm(residue.coord[i] - residue.coord[j])
-        assert np.abs(length - wanted).max() < 0.2, (a, b)
-        assert np.sqrt(np.square(length - wanted).mean()) < 0.05, (a, b)
+        assert np.abs(length - np.median(length)).max() < 0.1, (a, b)
+        assert np.abs(np.median(length) - wanted) < 0.1, (a, b)  # the dictionary has protonated acids
     hands = {"CA": ("N", "C", "CB")}
     if letter in "IT":
         hands["CB"] = {"I": ("CA", "CG1", "CG2"), "T": ("CA", "OG1", "CG2")}[letter]

@@ -27,6 +27,7 @@ from train.polymer.data import ProteinChain, load_proteins
 from train.polymer.ideal import in_many_frames, learn_conformers, stiff_pairs, usual_errors
 
 console = Console(stderr=True)
+BRANCHED = "IT"  # types whose CB has a handedness
 USUAL = 0.5, 20.0  # Å and degrees by which rebuilt frames may be off
 MISFIT = 1.0  # Å from the type's usual distance between bonded atoms; such residues teach nothing
 
@@ -66,8 +67,11 @@ def _plausible(seen: Seen, letter: str) -> Seen:
     names = [name for name in ATOMS[letter] if name != "O"]
     pairs = torch.tensor([[names.index(a), names.index(b)] for a, b in BONDS[letter] if "O" not in (a, b)])
     length = (seen.own[:, pairs[:, 0]] - seen.own[:, pairs[:, 1]]).norm(dim=-1)
-    height = seen.own[:, 3, 2]
-    good = ((length - length.median(0).values).abs() < MISFIT).all(1) & (height * height.median() > 0)
+    good = ((length - length.median(0).values).abs() < MISFIT).all(1)
+    for centre, *others in ((1, 0, 2, 3), (3, 1, 4, 5))[: 1 + (letter in BRANCHED)]:  # CA, and CB where it has a hand
+        x, y, z = (seen.own[:, k] - seen.own[:, centre] for k in others)
+        volume = (torch.linalg.cross(x, y) * z).sum(-1)
+        good &= volume / volume.median() > 0.5  # neither turned over nor flat
     return Seen(seen.local[good], seen.own[good])
 
 
