@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,16 @@ from structok.read.formats import MOLECULES, stem_of, suffix_kind
 from structok.read.ligands import ligand_molecules
 from structok.read.molecules import read_molecules
 from structok.structure import Backbone, Note, many
+from structok.tokenizer import Search
 from structok.tokens import Tokens
-from structok.zoo import default_models, load
+from structok.write.structures import structure_bytes
+from structok.zoo import default_models, load, with_all_atoms
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
     from rdkit.Chem import Mol
 
-__all__ = ["Complex", "decode_complex", "encode_complex", "place", "read_complex", "share_frame"]
+__all__ = ["Complex", "complex_bytes", "decode_complex", "encode_complex", "place", "read_complex", "share_frame"]
 
 _LIGAND_ANCHORS = 8  # atoms of a molecule that are anchored
 Entity = Any  # Backbone, AtomChain, NucleicChain or an RDKit Mol
@@ -60,11 +62,11 @@ class Complex:
         """Polymers, then ligands."""
         return [*self.polymers, *self.ligands]
 
-    def to_atom_array(self) -> AtomArray:
+    def to_atom_array(self, *, oxygen: bool = False) -> AtomArray:
         """All atoms as a biotite `AtomArray`; ligands are hetero residues of chains of their own."""
         from biotite.structure import concatenate
 
-        parts = [p.to_atom_array() for p in self.polymers]
+        parts = [p.to_atom_array(oxygen=oxygen) for p in self.polymers]
         taken = {p.chain_id for p in self.polymers}
         for number, mol in enumerate(self.ligands, 1):
             parts.append(_ligand_atoms(mol, _free_id(taken), number))
@@ -87,11 +89,13 @@ class Complex:
         write_whole(path, complex_bytes(self, kind, str(path)))
 
 
-def complex_bytes(complex: Complex, kind: str, label: str = "output") -> bytes:
-    """A file's content: 'pdb', 'cif' or 'bcif'."""
+def complex_bytes(complex: Complex, kind: str, label: str = "output", *, oxygen: bool = False) -> bytes:
+    """A file's content: 'pdb', 'cif' or 'bcif'; `oxygen` as for `Backbone.write`."""
     from biotite.structure.io import pdb, pdbx
 
-    atoms = complex.to_atom_array()
+    if not complex.ligands:
+        return structure_bytes(complex.polymers, kind, oxygen=oxygen, label=label)  # type: ignore[arg-type]
+    atoms = complex.to_atom_array(oxygen=oxygen)
     if kind == "pdb":
         long = [c for c in set(atoms.chain_id.tolist()) if len(c) != 1]
         if long or len(atoms) > 99_999 or np.abs(atoms.coord).max() > 999 or atoms.res_id.max() > 9999:
@@ -164,35 +168,34 @@ def read_complex(*sources: str | os.PathLike[str], ligands: bool = False, all_at
 def encode_complex(
     complex: Complex,
     *,
-    protein: str | Any | None = None,
-    nucleic: str | Any | None = None,
-    molecule: str | Any | None = None,
+    models: Mapping[str, Any] | None = None,
     spacing: int | None = None,
     device: str = "cpu",
     skipped: Callable[[StructokError], None] | None = None,
-    **options: Any,
+    search: Search | None = None,
 ) -> list[Tokens]:
     """Tokens of each entity, polymers first, with anchors in the frame that they share.
 
     Parameters
     ----------
-    protein, nucleic, molecule : models, or their names; default those that are shipped
+    models : tokenizers, or their names, by modality ('protein', 'nucleic', 'molecule'); default those that are shipped
     spacing : residues from anchor to anchor
     skipped : told of each entity that cannot be tokenized, while the rest goes on; None raises
-    options : of the proteins' `encode`
+    search : how codes of proteins are assigned
 
     Raises
     ------
     InputError
         If an entity cannot be tokenized, or the complex is larger than the largest frame.
     """
-    named = {"protein": protein, "nucleic": nucleic, "molecule": molecule}
     pairs: list[tuple[Entity, Tokens, Any]] = []
     for entity in complex.entities:
         kind = _kind(entity)
         try:
-            tokenizer = _model(kind, named[kind], device)
-            tokens = tokenizer.encode(entity, **(options if kind == "protein" else {}))
+            tokenizer = _model(
+                kind, None if models is None else models.get(kind), device, isinstance(entity, AtomChain)
+            )
+            tokens = tokenizer.encode(entity, search=search if kind == "protein" else None)
         except StructokError as error:
             if skipped is None:
                 raise
@@ -292,15 +295,16 @@ def place(tokens: Tokens, entity: Entity, tokenizer: Any) -> Entity:
     return _moved(entity, pose_of(body[seen], goal[seen])) if seen.any() else entity
 
 
-def _model(modality: str, model: str | Any | None, device: str) -> Any:
+def _model(modality: str, model: str | Any | None, device: str, all_atom: bool = False) -> Any:
+    """A tokenizer: the one given, the one named, or the shipped one."""
     if model is not None and not isinstance(model, str):
         return model
     name = model or default_models().get(modality)
     if not name:
         raise InputError(f"no default {modality} model is shipped; name one")
-    key = name, device
+    key = with_all_atoms(name) if all_atom else name, device
     if key not in _LOADED:
-        _LOADED[key] = load(name, device)
+        _LOADED[key] = load(*key)
     return _LOADED[key]
 
 
@@ -349,7 +353,8 @@ def _ligand_atoms(mol: Mol, chain_id: str, number: int) -> AtomArray:
     from biotite.structure import AtomArray
 
     name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
-    component = name.split("_")[0][:3].upper() or "LIG"
+    component = name.split("_")[0]
+    component = component if component.isalnum() and component.isupper() and len(component) <= 3 else "LIG"
     atoms = AtomArray(mol.GetNumAtoms())
     atoms.coord = mol.GetConformer().GetPositions().astype(np.float32)
     atoms.element = np.array([a.GetSymbol().upper() for a in mol.GetAtoms()])

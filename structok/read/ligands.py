@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,9 @@ def ligand_molecule(ligand: Ligand, others: Sequence[Float[np.ndarray, "n 3"]] =
     where = f"ligand {ligand.name} {ligand.chain_id} {ligand.residue_id}"
     seen = _heavy(ligand)
     try:
-        component = residue(ligand.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # biotite's notes on atoms without ideal coordinates, which are not used
+            component = residue(ligand.name)
     except KeyError:
         raise InputError(f"{where}: not in the component dictionary, its bonds are unknown; give it as SDF") from None
     place = dict(zip(ligand.atoms.atom_name[seen].tolist(), ligand.atoms.coord[seen]))
