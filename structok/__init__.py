@@ -10,8 +10,12 @@ __version__ = "0.1.0"
 # public name -> module that holds it; imported on first use, so that `import structok` is instant
 _HOMES = {
     "Backbone": "structok.structure",
+    "Complex": "structok.complex",
     "read_structure": "structok.read",
     "StructokError": "structok.errors",
+    "decode_complex": "structok.complex",
+    "encode_complex": "structok.complex",
+    "read_complex": "structok.complex",
     "Tokens": "structok.tokens",
     "list_models": "structok.zoo",
     "load": "structok.zoo",
@@ -21,8 +25,11 @@ _MODULES = ("geometry", "lm", "metrics", "read")
 
 __all__ = [
     "Backbone",
+    "Complex",
     "StructokError",
     "Tokens",
+    "decode_complex",
+    "encode_complex",
     "geometry",
     "list_models",
     "lm",
@@ -30,12 +37,14 @@ __all__ = [
     "metrics",
     "nearest_code",
     "read",
+    "read_complex",
     "read_structure",
 ]
 
 if TYPE_CHECKING:
     from structok import geometry, lm, metrics, read
     from structok.codebook.nearest import nearest_code
+    from structok.complex import Complex, decode_complex, encode_complex, read_complex
     from structok.errors import StructokError
     from structok.read import read_structure
     from structok.structure import Backbone

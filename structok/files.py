@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from structok.errors import InputError, StructokError, TokensError
-from structok.tokens import CODE_STREAMS, Tokens
+from structok.tokens import CODE_STREAMS, AnchorText, Tokens
 
 __all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens", "token_format", "write_whole"]
 
@@ -64,13 +64,14 @@ def write_whole(path: Path, body: bytes) -> None:
 class TokenWriter:
     """Writes `Tokens` one by one to a binary file in one of `TOKEN_FORMATS`; `close` ends the file.
 
-    With `source`, records say which input they are from (text has no room for it).
+    With `source`, records say which input they are from (text has no room for it). `anchors` says where texts have
+    them.
     """
 
-    def __init__(self, file: IO[bytes], format: str, *, source: bool = False) -> None:
+    def __init__(self, file: IO[bytes], format: str, *, source: bool = False, anchors: AnchorText = "none") -> None:
         if format not in TOKEN_FORMATS:
             raise InputError(f"unknown token format {format!r}; one of {', '.join(TOKEN_FORMATS)}")
-        self._file, self._format = file, format
+        self._file, self._format, self._anchors = file, format, anchors
         self._rows: list[dict[str, Any]] = []
         self._parquet: Any = None
         self._columns = (*_COLUMNS, "source") if source else _COLUMNS
@@ -80,7 +81,7 @@ class TokenWriter:
     def write(self, tokens: Tokens, source: str = "") -> None:
         """Append one record."""
         if self._format == "text":
-            self._file.write(tokens.to_text().encode() + b"\n")
+            self._file.write(tokens.to_text(anchors=self._anchors).encode() + b"\n")
             return
         record = tokens.to_dict()
         if "source" in self._columns:

@@ -14,15 +14,17 @@ from numpy import ndarray as Array
 
 from structok.codebook.cpu import compiled
 from structok.codebook.nearest import nearest_code
-from structok.geometry import kabsch
+from structok.geometry import apply, kabsch
 from structok.polymer.anchors import RADII, AnchorPoints
 
 __all__ = ["choose_anchors", "pose_of"]
 
-_NEAR = 12  # points near each place that may be its anchor
+_NEAR = 12  # points near each place that may be its anchor, more where there are few anchors
+_MANY = 200  # candidates of all anchors together, at least
 _STAY = 0.01  # what the mean squared distance of the anchors counts beside the squared error of the pose
-_ROUNDS = 3  # linear solutions, each corrected by what the last one really came to
+_ROUNDS = 8  # linear solutions, each corrected by what the last one really came to
 _PAIRS = 24  # changes of two anchors at once, at most
+_FEW = 12  # anchors up to which poses are computed rather than foretold
 _SOFT = 0.01  # Å², added to the inertia of bodies that are nearly straight
 
 
@@ -51,7 +53,8 @@ def choose_anchors(
     goal = pose_of(body, truth)
     there = body @ goal[:3, :3].T + goal[:3, 3]
     y = there[chosen]
-    near = nearest_code(torch.from_numpy(truth[chosen] / size).float(), points.points, k=_NEAR)[1].numpy()
+    count = min(max(_NEAR, _MANY // len(chosen)), 48)
+    near = nearest_code(torch.from_numpy(truth[chosen] / size).float(), points.points, k=count)[1].numpy()
     places = points.points.double().numpy()[near] * size
     effect, whiten = _effects(y, there, places - y[:, None])
     away = ((places - truth[chosen][:, None]) ** 2).sum(-1)
@@ -69,7 +72,34 @@ def choose_anchors(
         axis = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
         shift = turn @ y.mean(0) + move[:3, 3] - y.mean(0)
         offset = whiten @ np.concatenate([shift, axis]) - effect[rows, pick].sum(0)
+    if len(y) <= _FEW:
+        kept = _exactly(there, y, places, cost, kept)
     return near[rows, kept]
+
+
+def _exactly(
+    body: Float[Array, "l 3"],
+    y: Float[Array, "n 3"],
+    places: Float[Array, "n m 3"],
+    cost: Float[Array, "n m"],
+    pick: Int[Array, " n"],
+) -> Int[Array, " n"]:
+    """The best change of one anchor as long as one helps, each pose computed: small bodies turn too far for less."""
+    n, m = cost.shape
+    rows, best, pick = np.arange(n), np.inf, pick.copy()
+    for _ in range(4 * n):
+        trial = np.broadcast_to(pick, (n, m, n)).copy()
+        trial[rows, :, rows] = np.arange(m)
+        trial = trial.reshape(n * m, n)
+        goal = torch.from_numpy(places[rows, trial])
+        move = kabsch(torch.from_numpy(y).expand(n * m, n, 3), goal)
+        moved = apply(move, torch.from_numpy(body).expand(n * m, *body.shape)).numpy()
+        error = ((moved - body) ** 2).sum(-1).mean(-1) + cost[rows, trial].sum(-1)
+        at = int(error.argmin())
+        if error[at] >= best - 1e-9:
+            break
+        best, pick = float(error[at]), trial[at]
+    return pick
 
 
 def _effects(

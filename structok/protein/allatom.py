@@ -111,6 +111,10 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
         sizes = {stream.name: stream.size for stream in self.backbone.streams}
         return declare("protein", **sizes, sidechains=self.sidechains.codebook_size)
 
+    @property
+    def posed(self) -> bool:  # type: ignore[override]
+        return self.backbone.posed
+
     def tensors(self) -> dict[str, Any]:
         raise CheckpointError(f"{self.name} is two checkpoints: save .backbone and .sidechains")
 

@@ -175,14 +175,26 @@ class ChainVQ(BackboneTokenizer):
         alpha, mask = torch.from_numpy(chain.coords[:, 1]), torch.from_numpy(chain.mask)
         sketch = self.points.sketch(alpha, mask, spacing)
         anchors, radius = sketch.anchors.numpy(), int(sketch.radius)
+        return self.trusted(replace(tokens, anchors=anchors, spacing=spacing, radius=radius))
+
+    @property
+    def posed(self) -> bool:  # type: ignore[override]
+        return self.config.anchors is not None
+
+    def trusted(self, tokens: Tokens) -> Tokens:
+        """Without the anchors that would make `decode` repair the codes as they are."""
+        assert tokens.anchors is not None and tokens.radius is not None
         coords = self.model.decode(torch.from_numpy(tokens.codes).long().to(self.device)).cpu()
+        anchors = tokens.anchors
         for _ in range(_TRIES):
-            _, repairs = self.repairer(tokens.codes, anchors, spacing, radius, coords=coords)
+            _, repairs = self.repairer(
+                tokens.codes, anchors, tokens.spacing, tokens.radius, coords=coords, shared=bool(tokens.frame)
+            )
             if not repairs:
-                return replace(tokens, anchors=anchors, spacing=spacing, radius=radius)
+                return replace(tokens, anchors=anchors)
             anchors = anchors.copy()
-            anchors[list(repairs.rejected) or [slot // spacing for slot in repairs.slots]] = -1
-        return replace(tokens, anchors=np.full_like(anchors, -1), spacing=spacing, radius=radius)
+            anchors[list(repairs.rejected) or [slot // tokens.spacing for slot in repairs.slots]] = -1
+        return replace(tokens, anchors=np.full_like(anchors, -1))
 
     def check(self, tokens: Tokens) -> None:
         super().check(tokens)

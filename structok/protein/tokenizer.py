@@ -130,19 +130,29 @@ class GCPVQVAE(BackboneTokenizer):
         found, _ = refine_codes(codes, options, decode, target, mask, sweeps=sweeps, superposed=anchors is None)
         return torch.where(mask, found, -1).cpu().numpy()
 
+    @property
+    def posed(self) -> bool:  # type: ignore[override]
+        return self.config.anchors is not None
+
     def sketch(self, chain: Backbone) -> Sketch:
-        """The anchors of a chain in its body frame: of the points near each, those whose errors cancel."""
+        """The anchors of a chain in its body frame."""
+        alpha = torch.from_numpy(chain.coords[:, 1])
         assert self.config.anchors
-        spacing, points = self.config.anchors.spacing, self._points
-        found = points.sketch(torch.from_numpy(chain.coords[:, 1]), torch.from_numpy(chain.mask), spacing)
-        known = found.anchors >= 0
-        size = float(RADII[found.radius])
-        here = apply(invert(found.frame), torch.from_numpy(chain.coords[::spacing, 1]).double())[known]
-        near = nearest_code((here / size).float(), points.points, k=_CANDIDATES)[1].long()
-        pick = shape_anchors(here, points.points[near].double() * size)
-        anchors = found.anchors.clone()
+        found = self._points.sketch(alpha, torch.from_numpy(chain.mask), self.config.anchors.spacing)
+        here = apply(invert(found.frame), alpha.double()).numpy()
+        return found._replace(anchors=torch.from_numpy(self.anchors_at(here, int(found.radius))).long())
+
+    def anchors_at(self, positions: Float[np.ndarray, "l 3"], radius: int) -> Int[np.ndarray, " n"]:
+        """Anchors of residues (CA, Å, NaN where missing) in a frame: points near them whose errors cancel."""
+        assert self.config.anchors
+        size = float(RADII[radius])
+        here = torch.from_numpy(positions[:: self.config.anchors.spacing]).double()
+        known = here.isfinite().all(-1)
+        near = nearest_code((here[known] / size).float(), self._points.points, k=_CANDIDATES)[1].long()
+        pick = shape_anchors(here[known], self._points.points.double()[near] * size)
+        anchors = torch.full((len(here),), -1)
         anchors[known] = near.gather(1, pick[:, None])[:, 0]
-        return found._replace(anchors=anchors)
+        return anchors.numpy()
 
     def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
         tokens = super().tokens(item, codes)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator
 from enum import StrEnum
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +58,14 @@ class Crew(StrEnum):
     ray = "ray"
 
 
+class Anchors(StrEnum):
+    """Where texts have the anchors of a structure."""
+
+    none = "none"
+    inline = "inline"
+    first = "first"
+
+
 class StructureFormat(StrEnum):
     """Formats of rebuilt structures."""
 
@@ -79,6 +89,13 @@ def quantize(
     batch_size: Batch = 32,
     add_hs: AddHs = False,
     all_atom: AllAtoms = False,
+    ligands: Annotated[bool, typer.Option("--ligands", help="also the ligands of structure files")] = False,
+    together: Annotated[
+        bool, typer.Option("--complex", help="all inputs lie in one frame: a receptor and SDFs")
+    ] = False,
+    anchors: Annotated[Anchors, typer.Option("--anchors", help="where text has them; other formats always do")] = (
+        Anchors.none
+    ),
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="processes, a model each; default all cores for a folder")
     ] = None,
@@ -113,7 +130,12 @@ def quantize(
         kind,
         strict,
         all_atom=all_atom,
+        anchors=anchors.value,
+        ligands=ligands,
+        together=together,
     )
+    if (ligands or together) and (folder or workers or chain or "-" in inputs):
+        raise typer.BadParameter("--complex and --ligands take files and write one file or stdout, in one process")
     if path is not None and folder:
         into_folder(inputs, path, settings, shard_size, shard, engine.value, workers, force)
     else:
@@ -193,14 +215,14 @@ def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers
     found = _shared(inputs, settings, workers, log) if workers else _alone(inputs, settings, log)
     encoded = log.track(found, "tokenizing")
     if out is None:
-        writer = TokenWriter(sys.stdout.buffer, settings.format)
+        writer = TokenWriter(sys.stdout.buffer, settings.format, anchors=settings.anchors)
         for tokens in encoded:
             writer.write(tokens)
             sys.stdout.buffer.flush()  # whoever reads the pipe need not wait
         writer.close()
     else:
         with open_whole(out) as file:
-            writer = TokenWriter(file, settings.format)
+            writer = TokenWriter(file, settings.format, anchors=settings.anchors)
             for tokens in encoded:
                 writer.write(tokens)
             writer.close()
@@ -212,15 +234,27 @@ def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers
 def _alone(inputs: list[str], settings: Settings, log: Log) -> Iterator[Tokens]:
     """In this process, with all its threads."""
     from structok.read.inputs import read_inputs
+    from structok.work.frames import complex_items
     from structok.work.stream import Zoo, encode_items, wanted_of
     from structok.work.tasks import say_what_tokens_lose
 
+    if settings.ligands or settings.together:
+        for item, tokens in complex_items(_groups(inputs, settings.together), settings, log):
+            say_what_tokens_lose(tokens, settings.format, log, item[1])
+            yield tokens
+        return
     zoo = Zoo(settings.model, settings.device, all_atom=settings.all_atom)
     wanted = wanted_of(settings.model, settings.all_atom)
     items = read_inputs(inputs, log, chain=settings.chain, add_hs=settings.add_hs, wanted=wanted)
     for item, tokens in encode_items(items, zoo, log, batch_size=settings.batch_size, search=settings.search):
         say_what_tokens_lose(tokens, settings.format, log, item[1])
         yield tokens
+
+
+def _groups(inputs: list[str], together: bool) -> list[list[str]]:
+    """Files that lie in one frame: all of them, or each by itself."""
+    files = [f for name in inputs for f in ([name] if os.path.exists(name) else sorted(glob(name)) or [name])]
+    return [files] if together else [[f] for f in files]
 
 
 def _shared(inputs: list[str], settings: Settings, workers: int, log: Log) -> Iterator[Tokens]:

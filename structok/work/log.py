@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from structok.errors import StructokError
+from structok.errors import InputError, StructokError
 from structok.files import open_whole
 from structok.structure import Note
 
@@ -21,6 +21,7 @@ __all__ = [
     "Notes",
     "ProgressLine",
     "Remark",
+    "located",
     "progress",
     "say",
     "show_failures",
@@ -149,3 +150,11 @@ def progress(what: str, total: int | None = None, done: int = 0) -> Iterator[Pro
     # tasks may take minutes: the speed is that of the last hour
     with show.Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600) as bar:
         yield ProgressLine(bar, bar.add_task(what, total=total, completed=done, rate=""))
+
+
+def located(error: Exception, label: str) -> StructokError:
+    """The error with the file in front, unless it starts with it already."""
+    text = str(error)
+    if not isinstance(error, StructokError):
+        return InputError(f"{label}: {type(error).__name__}: {text} (a bug?)")
+    return error if text.startswith(label) else type(error)(f"{label}: {text}")

@@ -9,7 +9,8 @@ from structok.errors import InputError, StructokError
 from structok.read.inputs import Item, Reporter, Wanted
 from structok.tokenizer import Search
 from structok.tokens import Tokens
-from structok.work.log import Log
+from structok.work.frames import in_frames, placed
+from structok.work.log import Log, located
 from structok.zoo import default_models, load, modality_of, with_all_atoms
 
 __all__ = ["Zoo", "decode_items", "encode_items", "wanted_of"]
@@ -74,7 +75,7 @@ def encode_items(
             tokenizer.settings(search)
         except InputError as error:  # a molecule for a protein model, or the other way; or a setting it does not know
             for _, source, _ in window:
-                log.error(_located(error, source), source)
+                log.error(located(error, source), source)
             return
         try:
             encoded = tokenizer.encode_batch([s for _, _, s in window], batch_size=batch_size, search=search)
@@ -84,11 +85,12 @@ def encode_items(
                 yield from encode(window[:half])
                 yield from encode(window[half:])
             else:
-                log.error(_located(error, window[0][1]), window[0][1])
+                log.error(located(error, window[0][1]), window[0][1])
             return
         yield from zip(window, encoded)
 
-    yield from _by_windows(items, encode, lambda item: item[0], size, 1 if eager else size)
+    found = _by_windows(items, encode, lambda item: item[0], size, 1 if eager else size)
+    yield from in_frames(found, zoo.get, log)
 
 
 def decode_items(
@@ -104,7 +106,9 @@ def decode_items(
                 yield record
 
     def decode(part: list[Tokens]) -> list[Any]:
-        return zoo.get(part[0].modality, part[0].model).decode_batch(part, relax=relax)
+        tokenizer = zoo.get(part[0].modality, part[0].model)
+        rebuilt = tokenizer.decode_batch(part, relax=relax)
+        return placed(part, rebuilt, tokenizer)
 
     def rebuild(part: list[Tokens]) -> Iterator[tuple[Tokens, Any]]:
         try:
@@ -114,7 +118,7 @@ def decode_items(
                 try:
                     yield tokens, decode([tokens])[0]
                 except StructokError as error:
-                    log.error(_located(error, label))
+                    log.error(located(error, label))
 
     yield from log.track(_by_windows(good(), rebuild, lambda t: (t.modality, t.model), batch_size, 1), "decoding")
 
@@ -129,11 +133,3 @@ def _by_windows(items: Iterable[Any], work: Any, key: Any, size: int, most: int)
         window.append(item)
     if window:
         yield from work(window)
-
-
-def _located(error: Exception, label: str) -> StructokError:
-    """The error with the file in front, unless it starts with it already."""
-    text = str(error)
-    if not isinstance(error, StructokError):
-        return InputError(f"{label}: {type(error).__name__}: {text} (a bug?)")
-    return error if text.startswith(label) else type(error)(f"{label}: {text}")

@@ -14,7 +14,7 @@ from structok.read.inputs import Item, Reporter, read_units, singles, weight
 from structok.read.sources import Unit
 from structok.structure import Note
 from structok.tokenizer import Search
-from structok.tokens import Tokens
+from structok.tokens import AnchorText, Tokens
 from structok.work.engines import DIED
 from structok.work.log import Failure, Notes, Remark
 
@@ -38,6 +38,9 @@ class Settings:
     strict: bool = False
     threads: int = 1
     all_atom: bool = False
+    anchors: AnchorText = "none"
+    ligands: bool = False
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Quantizer:
             outcome.tokens = [tokens for _, tokens in encoded]
             outcome.rows = len(outcome.tokens)
         else:
-            outcome.rows, outcome.size = write_shard(task.shard, self.settings.format, encoded)
+            outcome.rows, outcome.size = write_shard(task.shard, self.settings.format, encoded, self.settings.anchors)
         return outcome
 
     def _encode(self, units: Iterable[Unit], notes: Notes) -> Iterator[tuple[Item, Tokens]]:
@@ -156,14 +159,16 @@ class _EmptyShard(Exception):
     pass
 
 
-def write_shard(path: Path, format: str, encoded: Iterable[tuple[Item, Tokens]]) -> tuple[int, int]:
+def write_shard(
+    path: Path, format: str, encoded: Iterable[tuple[Item, Tokens]], anchors: AnchorText = "none"
+) -> tuple[int, int]:
     """Write tokens with their sources; number of rows and bytes. Without rows there is no file."""
     from structok.files import TokenWriter, open_whole
 
     rows = 0
     try:
         with open_whole(path) as file:
-            writer = TokenWriter(file, format, source=True)
+            writer = TokenWriter(file, format, source=True, anchors=anchors)
             for (_, source, _), tokens in encoded:
                 writer.write(tokens, source)
                 rows += 1

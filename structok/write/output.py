@@ -40,8 +40,12 @@ def write_structures(
         names = _Names(log)
         for id, chains in _grouped(rebuilt):
             try:
-                path = out / f"{names.name(id)}.{_kind(chains[0], format, None)}"
-                _write(chains, path, format, oxygen, force)
+                stem = names.name(id)
+                polymers, ligands = _split(chains)
+                main = polymers or ligands
+                _write(main, out / f"{stem}.{_kind(main[0], format, None)}", format, oxygen, force)
+                for mol in ligands if polymers else []:
+                    _write([mol], out / f"{names.name(f'{stem}_{_title(mol)}')}.sdf", None, oxygen, force)
             except StructokError as error:
                 log.error(error)
             except OSError as error:
@@ -51,7 +55,7 @@ def write_structures(
     if not groups:
         return
     everything = [s for _, chains in groups for s in chains]
-    chosen = _kind(everything[0], format, kind)
+    chosen = _kind((_split(everything)[0] or everything)[0], format, kind)
     if chosen in _PROTEIN and len(groups) > 1:
         raise InputError(f"{len(groups)} structures do not fit one {chosen} file; give a folder: -o rebuilt/")
     if out is None:
@@ -62,18 +66,22 @@ def write_structures(
 
 
 def _grouped(rebuilt: Iterable[tuple[Tokens, Any]]) -> Iterator[tuple[str, list[Any]]]:
-    """Runs of chains of one structure, with its id."""
-    name = ""
+    """Runs of chains of one structure, with its id, or of all that lies in one frame, with the frame's name."""
+    name = frame = ""
     chains: list[Any] = []
     ids: set[str] = set()
     for tokens, structure in rebuilt:
-        same = chains and tokens.modality != "molecule" and tokens.id == name and (tokens.chain or "A") not in ids
+        id = tokens.chain or "A"
+        if tokens.modality == "molecule":
+            same, id = bool(tokens.frame) and tokens.frame == frame, ""
+        else:
+            same = id not in ids and (tokens.frame == frame if tokens.frame else tokens.id == name and not frame)
         if chains and not same:
             yield name, chains
             chains, ids = [], set()
-        name = tokens.id
+        name, frame = tokens.frame or tokens.id, tokens.frame
         chains.append(structure)
-        ids.add(tokens.chain or "A")
+        ids.add(id)
     if chains:
         yield name, chains
 
@@ -110,7 +118,22 @@ def _kind(structure: Any, format: str | None, from_suffix: str | None) -> str:
     return kind
 
 
+def _split(structures: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Polymers and molecules."""
+    polymers = [s for s in structures if hasattr(s, "coords")]
+    return polymers, [s for s in structures if not hasattr(s, "coords")]
+
+
+def _title(mol: Any) -> str:
+    return (mol.GetProp("_Name") if mol.HasProp("_Name") else "") or "ligand"
+
+
 def _body(structures: list[Any], kind: str, oxygen: bool, label: str) -> bytes:
+    polymers, ligands = _split(structures)
+    if polymers and ligands:
+        from structok.complex import Complex, complex_bytes
+
+        return complex_bytes(Complex(polymers, ligands, polymers[0].name), kind, label, oxygen=oxygen)
     if kind == "sdf":
         from structok.write.structures import write_sdf
 
@@ -125,5 +148,5 @@ def _body(structures: list[Any], kind: str, oxygen: bool, label: str) -> bytes:
 def _write(structures: list[Any], path: Path, format: str | None, oxygen: bool, force: bool) -> None:
     if path.exists() and not force:
         raise InputError(f"{path}: exists; --force overwrites it")
-    kind = _kind(structures[0], format, suffix_kind(path))
+    kind = _kind((_split(structures)[0] or structures)[0], format, suffix_kind(path))
     write_whole(path, _body(structures, kind, oxygen, str(path)))
