@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from structok.read.table import MISSING
 __all__ = ["UNKNOWN", "Columns", "cut_atoms", "cut_category"]
 
 UNKNOWN = 99_999.0  # Å; what stands for a coordinate that is '?', see `mark_placeholders`
-_NONE = (".", "?", "")
+_SILENT = frozenset((".", "?", ""))
 
 
 class Columns:
@@ -42,30 +43,33 @@ class Columns:
         """Values of these rows, '' where the file says nothing; the default where there is no such column."""
         if name not in self:
             return [default] * len(rows)
+        taken = self._take(name, rows)
+        return taken if _SILENT.isdisjoint(taken) else ["" if value in _SILENT else value for value in taken]
+
+    def _take(self, name: str, rows: Sequence[int]) -> list[str]:
         values = self.texts(name)
-        return ["" if (value := values[i]) in _NONE else value for i in rows]
+        return list(itemgetter(*rows)(values)) if len(rows) > 1 else [values[i] for i in rows]
 
     def says(self, name: str) -> bool:
         """Whether a column is there and any of its values says something."""
-        return name in self and any(value not in _NONE for value in self.texts(name))
+        return name in self and any(value not in _SILENT for value in self.texts(name))
 
     def integers(self, name: str, rows: Sequence[int]) -> list[int]:
         """Integers of these rows, `MISSING` where there is none."""
-        array = self._numbers(name, "i")
+        array = self._numbers(name, "iu")
         if array is not None:
-            return [MISSING if v == MISSING else int(v) for v in array[rows].tolist()]
+            return array[rows].tolist()  # type: ignore[no-any-return]
         return [_integer(value) for value in self.some(name, rows, "")]
 
     def floats(self, name: str, rows: Sequence[int], default: float) -> Float[np.ndarray, " n"]:
         """Numbers of these rows; the default where there is none."""
         if name not in self:
             return np.full(len(rows), default, dtype=np.float32)
-        array = self._numbers(name, "fi")
+        array = self._numbers(name, "fiu")
         if array is not None:
             found = array[rows].astype(np.float32)
             return np.where(found == np.float32(MISSING), np.float32(default), found)
-        values = self.texts(name)
-        taken = [values[i] for i in rows]
+        taken = self._take(name, rows)
         try:
             return np.array(taken, dtype=np.float32)
         except ValueError:
@@ -84,11 +88,10 @@ class Columns:
         return xyz.astype(np.float32)
 
     def _coordinate(self, name: str, rows: Sequence[int]) -> Float[np.ndarray, " n"]:
-        array = self._numbers(name, "fi")
+        array = self._numbers(name, "fiu")
         if array is not None:
             return np.where(array[rows] == MISSING, UNKNOWN, array[rows]).astype(np.float64)
-        values = self.texts(name)
-        taken = [values[i] for i in rows]
+        taken = self._take(name, rows)
         try:
             return np.array(taken, dtype=np.float64)
         except ValueError:
@@ -124,7 +127,7 @@ def _float(value: str, default: float) -> float:
 
 def _known(value: str) -> float:
     try:
-        return UNKNOWN if value in _NONE else float(value)
+        return UNKNOWN if value in _SILENT else float(value)
     except ValueError:
         raise ValueError(f"an atom with the coordinate {value[:20]!r}") from None
 

@@ -91,9 +91,9 @@ def group_residues(table: Table) -> list[Residue]:
     keys = [_key(table, rows[0]) for rows in runs]
     if len(set(keys)) < len(keys):
         runs = _join_runs(table, runs, keys)
-    residues, dropped = [], 0
+    residues, dropped, named = [], 0, any(table.alt)
     for rows in runs:
-        kept = _one_location(table, rows)
+        kept = _one_location(table, rows) if named else rows  # no atom comes twice in a run
         dropped += len(rows) - len(kept)
         i = rows[0]
         place, entity = table.place, table.entity
