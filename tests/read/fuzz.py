@@ -40,6 +40,7 @@ _LOSSES = (
     "incomplete residues",
     "placeholder atoms",
     "stray residues",
+    "torn residues",
     "chains skipped",
     "lines ignored",
     "ligands left out",
