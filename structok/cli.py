@@ -31,8 +31,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
-for command in (quantize, decode, evaluate):
-    app.command()(command)
+app.command()(quantize)
+app.command()(decode)
+app.command()(evaluate)
 
 
 @app.command()

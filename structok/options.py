@@ -9,6 +9,7 @@ import typer
 
 __all__ = [
     "AddHs",
+    "AllAtoms",
     "Batch",
     "Beam",
     "Chain",
@@ -41,6 +42,7 @@ Batch = Annotated[int, typer.Option("--batch-size", min=1, help="structures per 
 Force = Annotated[bool, typer.Option("--force", help="overwrite existing output")]
 Strict = Annotated[bool, typer.Option("--strict", help="stop at the first bad input")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="do not say what was left out or invented")]
+AllAtoms = Annotated[bool, typer.Option("--all-atom", help="side chains of proteins too, and DNA and RNA")]
 AddHs = Annotated[bool, typer.Option("--add-hs", help="add missing hydrogens to molecules")]
 
 

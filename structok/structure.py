@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -183,6 +183,7 @@ class Backbone:
     ----------
     coords : float32 array, shape=(L, 3, 3), NaN where missing
     mask : bool array, shape=(L,), True where observed
+    repairs : what the decoder repaired (`structok.polymer.repair.Repairs`), None where it repairs nothing
 
     Raises
     ------
@@ -222,6 +223,7 @@ class Backbone:
         self.oxygen = None if oxygen is None else np.asarray(oxygen, dtype=np.float32)
         self.b_factors = None if b_factors is None else np.asarray(b_factors, dtype=np.float32)
         self.name, self.entity = name, entity
+        self.repairs: Any = None
         for what, value in (
             ("sequence", self.sequence),
             ("residue_ids", self.residue_ids),
@@ -246,6 +248,11 @@ class Backbone:
         ideal = place_oxygen(coords, torch.from_numpy(gap < BOND_LIMIT)).numpy()
         return ideal if self.oxygen is None else np.where(np.isnan(self.oxygen), ideal, self.oxygen)
 
+    @property
+    def components(self) -> list[str]:
+        """Component name per slot, such as ALA."""
+        return [three_letters(letter) for letter in self.sequence]
+
     def to_atom_array(self, *, oxygen: bool = False) -> AtomArray:
         """Observed residues as a biotite `AtomArray` of N, CA, C, and O with `oxygen=True`."""
         from biotite.structure import AtomArray
@@ -261,7 +268,8 @@ class Backbone:
         numbers = [int(m[1]) if m else int(i) + 1 for m, i in zip(ids, seen)]
         atoms.res_id = np.repeat(numbers, len(names))
         atoms.ins_code = np.repeat([m[2] if m else "" for m in ids], len(names))
-        atoms.res_name = np.repeat([three_letters(self.sequence[i]) for i in seen], len(names))
+        components = self.components
+        atoms.res_name = np.repeat([components[i] for i in seen], len(names))
         atoms.atom_name = np.tile(names, len(seen))
         atoms.element = np.tile([n[0] for n in names], len(seen))
         return atoms

@@ -160,7 +160,7 @@ class Tokenizer(ABC, Generic[Item, Structure]):
 
     def _ways(self, defaults: Search) -> str:
         known = [name for name, value in vars(defaults).items() if value is not None and name != "closed_loop"]
-        return f"closed loop by {' and '.join(known)}" if known else "open loop only"
+        return "open loop only" if defaults.closed_loop is None else f"closed loop by {' and '.join(known)}"
 
     def check(self, tokens: Tokens) -> None:
         """Raise `TokensError` unless these are tokens of this model, codes in range."""

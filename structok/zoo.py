@@ -11,7 +11,16 @@ from typing import Any
 from structok.checkpoint import checkpoints_folder, read_checkpoint
 from structok.errors import CheckpointError
 
-__all__ = ["default_models", "describe_models", "list_models", "load", "pick_device", "resolve"]
+__all__ = [
+    "default_models",
+    "describe_models",
+    "list_models",
+    "load",
+    "modality_of",
+    "pick_device",
+    "resolve",
+    "with_all_atoms",
+]
 
 # model_type in config.json -> tokenizer class; imported when first asked for
 _TOKENIZERS = {
@@ -23,6 +32,7 @@ _TOKENIZERS = {
 }
 # modality -> the model that is used unless one is named
 _DEFAULTS = {"protein": "chain-vq-4096", "nucleic": "nucleic-vq-4096", "molecule": "molstructok"}
+_SIDE_CHAINS = "sidechain-4096"  # added to a model of backbones when all atoms are asked for
 
 
 def list_models() -> list[str]:
@@ -35,6 +45,21 @@ def default_models() -> dict[str, str]:
     """Modality -> the shipped model that is used unless one is named."""
     shipped = list_models()
     return {modality: name for modality, name in _DEFAULTS.items() if name in shipped}
+
+
+def with_all_atoms(name: str) -> str:
+    """The model that codes side chains too: 'chain-vq-4096+sidechain-4096' of 'chain-vq-4096', others as they are."""
+    return name if "+" in name or modality_of(name) != "protein" else f"{name}+{_SIDE_CHAINS}"
+
+
+def modality_of(name: str) -> str:
+    """What a model tokenizes: 'protein', 'nucleic' or 'molecule'."""
+    folder = resolve(name.partition("+")[0])
+    try:
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+        return _TOKENIZERS[kind].split(".")[1]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise CheckpointError(f"{folder}: not a checkpoint folder of a known model_type") from None
 
 
 def describe_models() -> list[dict[str, Any]]:

@@ -108,22 +108,36 @@ def _measure(position, length, y, true_length, bond_weight, limit, cost):
 
 
 @compiled()
+def _insert(value, held, values):
+    """Place of a value among the lowest so far, which are sorted; equal ones that came before stay before it."""
+    at = min(held, len(values) - 1)
+    while at > 0 and value < values[at - 1]:
+        values[at] = values[at - 1]
+        at -= 1
+    values[at] = value
+    return at
+
+
+@compiled()
 def _select(
     y, alive, so_far, table, lengths, true_length, spread, hidden, which, network, settings, room, parent, code, best
 ):
     """The best extensions of the hypotheses by a code each; returns how many there are, `beam` or all.
 
     `spread` is how far, as a square root of cost, codes of each hypothesis may be off the table; 0 where it is theirs.
-    Ties go to the earlier hypothesis, then to the lower code.
+    A first pass finds what the last of the best costs at most; what may cost less is then measured exactly. Ties go to
+    the earlier hypothesis, then to the lower code.
     """
     n_codes, bond_weight, beam = settings
-    cost, found, local = room
-    held, limit = 0, np.inf
+    cost, found, local, rival, rival_code, least, most = room
+    held, rivals, limit = 0, 0, np.inf
     for h in range(alive):
         if so_far[h] > limit:
             break
         for t in range(len(table)):
-            near = (np.sqrt(max(limit - so_far[h], 0.0)) + spread[h]) ** 2 if spread[h] > 0 else limit - so_far[h]
+            near = limit - so_far[h]
+            if spread[h] > 0:
+                near = (np.sqrt(max(near, 0.0)) + spread[h]) ** 2
             if not _measure(table[t], lengths[t], y[h], true_length, bond_weight, near, cost):
                 continue
             within = 0
@@ -131,25 +145,40 @@ def _select(
                 found[within] = j
                 within += cost[j] <= near
             for j in found[:within]:
-                k, value = t * TILE + j, cost[j]
-                if k >= n_codes:
+                if t * TILE + j >= n_codes:
                     continue
+                low = high = so_far[h] + cost[j]
                 if spread[h] > 0:
-                    code_position(network, k, hidden[which[h]], local)
-                    value = (local[0] - y[h, 0]) ** 2 + (local[1] - y[h, 1]) ** 2 + (local[2] - y[h, 2]) ** 2
-                    reach = np.sqrt(local[0] * local[0] + local[1] * local[1] + local[2] * local[2])
-                    value += bond_weight * (reach - true_length) ** 2
-                total = so_far[h] + value
-                at = min(held, beam - 1)
-                if held == beam and total >= best[at]:
+                    root = np.sqrt(cost[j])
+                    low, high = so_far[h] + max(root - spread[h], 0.0) ** 2, so_far[h] + (root + spread[h]) ** 2
+                if low > limit:
                     continue
-                while at > 0 and total < best[at - 1]:
-                    best[at], parent[at], code[at] = best[at - 1], parent[at - 1], code[at - 1]
-                    at -= 1
-                best[at], parent[at], code[at] = total, h, k
-                held = min(held + 1, beam)
+                rival[rivals], rival_code[rivals], least[rivals] = h, t * TILE + j, low
+                rivals += 1
+                if held < beam or high < most[beam - 1]:
+                    _insert(high, held, most[:beam])
+                    held = min(held + 1, beam)
                 if held == beam:
-                    limit = best[beam - 1]
+                    limit = most[beam - 1]
+    held = 0
+    for i in range(rivals):
+        h, k, total = rival[i], rival_code[i], least[i]
+        if total > limit or (held == beam and total > best[beam - 1]):
+            continue
+        if spread[h] > 0:
+            code_position(network, k, hidden[which[h]], local)
+            value = (local[0] - y[h, 0]) ** 2 + (local[1] - y[h, 1]) ** 2 + (local[2] - y[h, 2]) ** 2
+            reach = np.sqrt(local[0] * local[0] + local[1] * local[1] + local[2] * local[2])
+            total = so_far[h] + value + bond_weight * (reach - true_length) ** 2
+        if held == beam and total >= best[beam - 1]:
+            continue
+        at = min(held, beam - 1)
+        place = _insert(total, held, best[:beam])
+        while at > place:
+            parent[at], code[at] = parent[at - 1], code[at - 1]
+            at -= 1
+        parent[at], code[at] = h, k
+        held = min(held + 1, beam)
     return held
 
 
@@ -214,7 +243,9 @@ def _search(atoms, tables, network, n_codes, bond_weight, beam, out):
     drawn, reach = np.empty((len(made[0]) // 3, 3, TILE)), np.empty((len(made[0]) // 3, TILE))
     parent, code = np.empty((_GROUP, n, beam), np.int64), np.empty((_GROUP, n, beam), np.int64)
     best, place = np.empty(beam), np.empty((beam, 3))
-    turned, select = (np.empty((3, 3)), np.empty(3)), (np.empty(TILE), np.empty(TILE + 1, np.int64), np.empty(3))
+    turned, all_codes = (np.empty((3, 3)), np.empty(3)), beam * (n_codes + 1)
+    rival, rival_code, least = np.empty(all_codes, np.int64), np.empty(all_codes, np.int64), np.empty(all_codes)
+    select = np.empty(TILE), np.empty(TILE + 1, np.int64), np.empty(3), rival, rival_code, least, np.empty(beam)
     settings = n_codes, bond_weight, beam
     for first in range(0, len(out), _GROUP):
         group = min(_GROUP, len(out) - first)

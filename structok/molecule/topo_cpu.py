@@ -113,22 +113,25 @@ def add_silu(x, rows, out):
     The exponential is that of torch to the last bit: range reduction and polynomial of SLEEF (Shibata and Petrogalli
     2020, IEEE TPDS 31, 1316).
     """
+    bits, rest = np.empty(TILE, np.int32), np.empty(TILE, np.float32)
+    scale = bits.view(np.float32)
     for r in range(rows):
         for t in range(x.shape[1]):
             for j in range(TILE):
                 value = min(max(-x[r, t, j], np.float32(-87.0)), np.float32(87.0))
                 power = np.rint(value * np.float32(1.4426950408889634))
-                rest = value - power * np.float32(0.693145751953125)
-                rest = rest - power * np.float32(1.428606765330187e-06)
-                series = np.float32(0.00019852762)
-                series = series * rest + np.float32(0.0013930436)
-                series = series * rest + np.float32(0.0083333608)
-                series = series * rest + np.float32(0.041666485)
-                series = series * rest + np.float32(0.16666667)
-                series = series * rest + np.float32(0.5)
-                series = np.float32(1.0) + ((rest * rest) * series + rest)
-                bits = np.int32(np.int32(power) + np.int32(127)) << np.int32(23)
-                out[r, t, j] += x[r, t, j] / (np.float32(1.0) + series * np.int32(bits).view(np.float32))
+                value = value - power * np.float32(0.693145751953125)
+                rest[j] = value - power * np.float32(1.428606765330187e-06)
+                bits[j] = (np.int32(power) + np.int32(127)) << np.int32(23)
+            for j in range(TILE):
+                value, series = rest[j], np.float32(0.00019852762)
+                series = series * value + np.float32(0.0013930436)
+                series = series * value + np.float32(0.0083333608)
+                series = series * value + np.float32(0.041666485)
+                series = series * value + np.float32(0.16666667)
+                series = series * value + np.float32(0.5)
+                series = np.float32(1.0) + ((value * value) * series + value)
+                out[r, t, j] += x[r, t, j] / (np.float32(1.0) + series * scale[j])
 
 
 @compiled()

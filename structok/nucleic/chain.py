@@ -99,12 +99,22 @@ class NucleicChain:
         )
 
     @property
+    def coords(self) -> Float[np.ndarray, "l 23 3"]:
+        """The atoms."""
+        return self.atoms
+
+    @property
+    def components(self) -> list[str]:
+        """Component name per slot: A, DA; N and DN for unknown bases."""
+        return [_component(letter) for letter in self.sequence]
+
+    @property
     def frames(self) -> Float[np.ndarray, "l 3 3"]:
         """C4', C3', C1' in Å, NaN where missing."""
         return self.atoms[:, IN_FRAME]
 
-    def to_atom_array(self) -> AtomArray:
-        """The atoms that are there, as a biotite `AtomArray`."""
+    def to_atom_array(self, *, oxygen: bool = True) -> AtomArray:
+        """The atoms that are there, as a biotite `AtomArray`; `oxygen` is for proteins."""
         from biotite.structure import AtomArray
 
         names = np.array([names_of(letter) for letter in self.sequence])
@@ -119,11 +129,10 @@ class NucleicChain:
         ]
         array.res_id = np.array([int(d) for d in digits])[slot]
         array.ins_code = np.array([r[len(d) :] for r, d in zip(self.residue_ids, digits)])[slot]
-        array.res_name = np.array([_component(letter) for letter in self.sequence])[slot]
+        array.res_name = np.array(self.components)[slot]
         return array
 
 
 def _component(letter: str) -> str:
-    """Component name: A, DA; N and DN for unknown bases."""
     base = "N" if letter in "Xx" else letter.upper()
     return f"D{base}" if letter.islower() else base

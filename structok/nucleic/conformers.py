@@ -2,7 +2,8 @@
 
 A base is rigid, so that a conformer says where it sits, not where its atoms are: three points stand for it, and all
 bases share one codebook for RNA and one for DNA. Like side chains, a conformer is chosen by where the true atoms lie in
-the frame that the decoder will have; among those that serve about as well, those that keep O3' and the next P bonded.
+the frame that the decoder will have; among those that serve about as well, `choice` picks those that fit their
+neighbours.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, kabsch
 from structok.nucleic.atoms import BACKBONE, BASES, HANGING, PHOSPHATE
 
-__all__ = ["POINTS", "Bases", "Conformers", "Options", "best_path", "observed_points", "weights"]
+__all__ = ["POINTS", "Bases", "Conformers", "Options", "observed_points", "weights"]
 
 POINTS = len(HANGING) + 3  # atoms of the backbone outside the frame, then the base's points
 P, O3 = HANGING.index(BACKBONE.index("P")), HANGING.index(BACKBONE.index("O3'"))
@@ -27,8 +28,6 @@ O2 = HANGING.index(BACKBONE.index("O2'"))
 PHOSPHATE_POINTS = [HANGING.index(i) for i in PHOSPHATE]
 _FEWEST = 3  # atoms of a base, or of a sugar, without which their pose is not known
 _GLYCOSIDIC = 2.0  # Å, from C1' to N; what hangs on another atom (pseudouridine) is not one of the bases
-_LINK = 1.607  # Å, O3'-P (Gelbin et al. 1996)
-_STRETCH = 1.0  # Å² of error that a link off by 1 Å is worth
 
 # in a base's own frame: the glycosidic N, a point beyond it on the way from C1', one beside it in the plane
 _ANCHORS = torch.tensor([[0.0, 0.0, 0.0], [2.5, 0.0, 0.0], [0.0, 2.5, 0.0]], dtype=torch.float64)
@@ -71,6 +70,12 @@ class Bases:
                 pose = kabsch(_ANCHORS.expand(len(rows), 3, 3), points[rows].double())
                 atoms = apply(pose, template.expand(len(rows), -1, -1))
                 out[rows, len(BACKBONE) : len(BACKBONE) + len(template)] = atoms.to(out.dtype)
+
+    def atom(self, points: Float[np.ndarray, "*c 3 3"], letter: str, slot: int) -> Float[np.ndarray, "*c 3"]:
+        """Where an atom of a base that sits at `points` lies."""
+        x, y, _ = (self.templates[letter.upper()][slot - len(BACKBONE)] / 2.5).tolist()
+        origin = points[..., 0, :]
+        return origin + x * (points[..., 1, :] - origin) + y * (points[..., 2, :] - origin)
 
 
 class Options(NamedTuple):
@@ -126,30 +131,6 @@ def weights(points: Float[Tensor, "l p 3"], sequence: str) -> Float[Tensor, "l p
     small = [i for i, letter in enumerate(sequence) if letter.islower()]
     weight[small, O2] = 0
     return weight
-
-
-def best_path(options: Options, ends: Float[Tensor, "l c 2 3"], linked: Bool[Tensor, " l"]) -> Int[np.ndarray, " l"]:
-    """The option of each nucleotide for which errors and strained links together are least (Viterbi).
-
-    Parameters
-    ----------
-    ends : where each option puts P and O3', Å, in one frame for the whole chain
-    linked : nucleotides whose P is bonded to the O3' of the one before
-    """
-    error, ends = options.error.double().numpy(), ends.double()
-    length = (ends[1:, None, :, 0] - ends[:-1, :, None, 1]).norm(dim=-1)  # l - 1, before, after
-    strain = (_STRETCH * (length - _LINK).square()).nan_to_num(0.0).numpy()
-    strain[~linked[1:].numpy()] = 0.0
-    cost, back = error[0], np.zeros(error.shape, dtype=np.int64)
-    for i in range(1, len(error)):
-        total = cost[:, None] + strain[i - 1]
-        back[i] = total.argmin(0)
-        cost = np.minimum(total.min(0) + error[i], 1e30)
-    path = np.empty(len(error), dtype=np.int64)
-    path[-1] = cost.argmin()
-    for i in range(len(error) - 1, 0, -1):
-        path[i - 1] = back[i, path[i]]
-    return path
 
 
 def rows_of(sequence: str, letter: str) -> Int[Tensor, " m"]:

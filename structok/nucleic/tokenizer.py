@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,21 +18,14 @@ from structok.errors import CheckpointError, InputError
 from structok.geometry import apply, backbone_frames
 from structok.nucleic.atoms import BASES, HANGING, IN_FRAME, SLOTS
 from structok.nucleic.chain import NucleicChain
-from structok.nucleic.conformers import (
-    O3,
-    POINTS,
-    Bases,
-    Conformers,
-    Options,
-    P,
-    best_path,
-    observed_points,
-    weights,
-)
+from structok.nucleic.choice import best_path, contacts_of, settle
+from structok.nucleic.conformers import O3, POINTS, Bases, Conformers, Options, P, observed_points, weights
 from structok.nucleic.metrics import compare_atoms, frame_rmsd
 from structok.polymer.chain import ChainModel
 from structok.polymer.link import Link
 from structok.polymer.local import onto_rebuilt
+from structok.read.structures import structure
+from structok.structure import Polymer
 from structok.tokenizer import Search, Tokenizer
 from structok.tokens import Stream, Tokens, declare
 
@@ -39,7 +33,7 @@ __all__ = ["NucleicVQ", "NucleicVQConfig"]
 
 LINK = Link(limit=9.0, stride=6.0)  # C1' to C4', C3' to C3' (A-form 5.9 Å, B-form 6.5 Å)
 BOND = 2.5  # Å, from O3' to P
-REACH = 3.0  # Å; a nucleotide of which no conformer comes nearer is of another kind
+REACH = 6.0  # Å; a nucleotide with an atom that no conformer comes nearer to is of another kind
 UNIT, NONE = 0.001, np.iinfo(np.int16).min  # Å, of stored coordinates; an atom that is not there
 
 
@@ -62,7 +56,7 @@ class NucleicVQConfig:
     n_bare: int = 0
     beam: int = 64
     closed_loop: bool = True
-    choices: int = 24
+    choices: int = 32
     max_length: int = 8192
 
     def __post_init__(self) -> None:
@@ -138,8 +132,17 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
         }
 
     def prepare(self, x: Any) -> NucleicChain:
+        """A `NucleicChain`, a nucleic `Polymer`, or a path (one nucleic chain)."""
+        if isinstance(x, (str, os.PathLike)):
+            chains = structure(x).nucleic
+            if len(chains) != 1:
+                ids = ", ".join(c.chain_id for c in chains) or "none"
+                raise InputError(f"{os.fspath(x)}: one nucleic chain is needed, it holds {ids}")
+            x = chains[0]
+        if isinstance(x, Polymer) and x.kind == "nucleic":
+            x = NucleicChain.of(x)
         if not isinstance(x, NucleicChain):
-            raise InputError(f"{self.name} takes a NucleicChain, not {type(x).__name__}")
+            raise InputError(f"{self.name} takes a NucleicChain, a nucleic Polymer or a path, not {type(x).__name__}")
         where = f"{x.name or 'structure'}, chain {x.chain_id}"
         if x.mask.sum() < 2:
             raise InputError(f"{where}: {int(x.mask.sum())} observed nucleotide(s); a chain needs at least 2")
@@ -167,15 +170,19 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
         able = observed_points(local, chain.sequence)
         weight = weights(local, chain.sequence)
         count = self.config.choices
-        error, code = torch.zeros(len(chain), count), torch.full((len(chain), count), -1)
-        ends = torch.full((len(chain), count, 2, 3), torch.nan, dtype=torch.float64)
+        options = Options(torch.zeros(len(chain), count), torch.full((len(chain), count), -1))
+        placed = torch.full((len(chain), count, 5, 3), torch.nan, dtype=torch.float64)  # P, O3', the base
         for kind, rows in _by_sugar(chain.sequence, able):
-            options = self.books[kind].nearest(local[rows], weight[rows], count)
-            error[rows], code[rows] = options
-            placed = self.books[kind].points[options.code.clamp(min=0)][:, :, [P, O3]].double()
-            ends[rows] = apply(backbone_frames(rebuilt[rows]), placed.flatten(1, 2)).unflatten(1, (count, 2))
-        link = (atoms[1:, 0] - atoms[:-1, 8]).norm(dim=-1) <= BOND
-        path = best_path(Options(error, code), ends, torch.nn.functional.pad(link, (1, 0)))
+            options.error[rows], options.code[rows] = self.books[kind].nearest(local[rows], weight[rows], count)
+            book = self.books[kind].points[:, [P, O3, *range(len(HANGING), POINTS)]].double()
+            put = apply(backbone_frames(rebuilt[rows]), book[options.code[rows].clamp(min=0)].flatten(1, 2))
+            placed[rows] = put.unflatten(1, (count, 5))
+        ends, bases = placed[:, :, :2], placed[:, :, 2:]
+        linked = torch.nn.functional.pad((atoms[1:, 0] - atoms[:-1, 8]).norm(dim=-1) <= BOND, (1, 0))
+        path = best_path(options, ends, linked)
+        contacts = contacts_of(chain.atoms, chain.sequence)
+        path = settle(path, options, ends, linked, bases, contacts, chain.sequence, self.bases)
+        code = options.code
         chosen = code[torch.arange(len(chain)), torch.from_numpy(path)]
         for kind, rows in _by_sugar(chain.sequence, chosen >= 0):
             off = (self.books[kind].points[chosen[rows]] - local[rows]).norm(dim=-1)

@@ -14,14 +14,25 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from structok.checkpoint import check_tensors, checkpoints_folder, make_config, read_checkpoint
+from structok.checkpoint import check_sizes, check_tensors, checkpoints_folder, make_config, read_checkpoint
 from structok.codebook.nearest import nearest_code
 from structok.errors import CheckpointError, InputError
 from structok.geometry import apply, gram_schmidt, invert, rigid
 
-__all__ = ["RADII", "AnchorPoints", "AnchorPointsConfig", "Sketch", "body_frame", "load_points", "radius_code"]
+__all__ = [
+    "RADII",
+    "AnchorPoints",
+    "AnchorPointsConfig",
+    "Anchoring",
+    "Sketch",
+    "body_frame",
+    "load_points",
+    "radius_code",
+    "spacing_for",
+]
 
 RADII = 2.0 * 2.0 ** (torch.arange(24, dtype=torch.float64) / 2)  # Å: 2, 2.8, 4, ... 5793
+_FEWEST = 6  # anchors of a chain that is long enough for them
 NONE = -1  # the anchor of a slot where nothing was observed
 
 
@@ -63,6 +74,26 @@ class Sketch(NamedTuple):
     frame: Float[Tensor, "*b 4 4"]
     radius: Int[Tensor, "*b"]
     anchors: Int[Tensor, "*b n"]
+
+
+@dataclass(frozen=True)
+class Anchoring:
+    """The anchors that a tokenizer writes.
+
+    points : the checkpoint that they are quantised to
+    spacing : slots from anchor to anchor, fewer in short chains
+    """
+
+    points: str = "anchors-4096"
+    spacing: int = 6
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+
+
+def spacing_for(length: int, spacing: int) -> int:
+    """Slots from anchor to anchor in a chain: enough anchors to pose a short one too."""
+    return max(1, min(spacing, length // _FEWEST))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from structok.codebook.cpu import compiled
-from structok.polymer.repair_cpu import SUMS, _compose, _invert, _miss, add, evidence, fit, move
+from structok.polymer.repair_cpu import SUMS, _compose, _invert, _miss, add, evidence, fit, misfit, move
 
 __all__ = ["features", "polish", "sides", "suspicious"]
 
@@ -55,23 +55,29 @@ def _chain(steps, frames):
 
 
 @compiled()
-def sides(frames, slots, x, w, wrong, fade, before, after):
+def _places(frames, slots, y):
+    for a in range(len(slots)):
+        y[a] = frames[slots[a], 9:]
+
+
+@compiled()
+def sides(y, x, w, wrong, fade, before, after):
     """Fading sums of the anchors up to each one, and from each one on."""
-    n = len(slots)
+    n = len(y)
     for a in range(n):
         if a:
             before[a] = fade * before[a - 1]
         else:
             before[a] = 0.0
         if not wrong[a]:
-            add(before[a], frames[slots[a], 9:], x[a], w[a])
+            add(before[a], y[a], x[a], w[a])
     for a in range(n - 1, -1, -1):
         if a < n - 1:
             after[a] = fade * after[a + 1]
         else:
             after[a] = 0.0
         if not wrong[a]:
-            add(after[a], frames[slots[a], 9:], x[a], w[a])
+            add(after[a], y[a], x[a], w[a])
 
 
 @compiled()
@@ -84,7 +90,7 @@ def _join(p, q, frames, own, skip, near, far, codes, feature, taken, limits):
     size = feature.shape[1]
     count = q - p + 1
     left, right = np.empty((count, 12)), np.empty((count, 12))
-    one, two, pose, local = np.empty(12), np.empty(12), np.empty(12), np.empty(12)
+    one, two, pose = np.empty(12), np.empty(SUMS), np.empty(12)
     left[0] = frames[p]
     for i in range(1, count):
         _compose(left[i - 1], own[p + i], left[i])
@@ -119,32 +125,32 @@ def _join(p, q, frames, own, skip, near, far, codes, feature, taken, limits):
                 both[:] = b
                 move(both, codes[k])
                 both += a
-                local[:] = pose
-                cost = fit(both, local)
+                cost = misfit(both)
                 if cost < here:
-                    here, here_code, two[:] = cost, k, local
-            pose[:] = two
+                    here, here_code = cost, k
+                    two[:] = both
+            fit(two, pose)
         if here < best:
             best, best_slot, best_code = here, p + i, here_code
     return best, best_slot, best_code, limits.substitution - min(2 * np.log(max(known[1], 1.0)), limits.alike)
 
 
 @compiled()
-def suspicious(frames, slots, x, w, wrong, limits):
+def suspicious(y, x, w, limits):
     """Whether an anchor lies too far off, or a break between two anchors would explain much better what is there."""
-    n = len(slots)
+    n = len(y)
     before, after, both = np.empty((n, SUMS)), np.empty((n, SUMS)), np.empty(SUMS)
-    sides(frames, slots, x, w, wrong, limits.fade, before, after)
-    pose, other = np.zeros(12), np.zeros(12)
-    pose[0] = pose[4] = pose[8] = other[0] = other[4] = other[8] = 1.0
+    sides(y, x, w, np.zeros(n, np.bool_), limits.fade, before, after)
+    pose = np.zeros(12)
+    pose[0] = pose[4] = pose[8] = 1.0
     for a in range(n):
         both[:] = after[a]
         if a:
             both += before[a - 1]
         now = fit(both, pose)
-        if _miss(pose, frames[slots[a], 9:], x[a], w[a]) > limits.cap:
+        if _miss(pose, y[a], x[a], w[a]) > limits.cap:
             return True
-        if a and now - fit(before[a - 1], other) - fit(after[a], other) > limits.substitution - limits.alike:
+        if a and now - misfit(before[a - 1]) - misfit(after[a]) > limits.alarm:
             return True
     return False
 
@@ -160,7 +166,7 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
     code, steps, wrong : what is substituted (-2 nothing, -1 a free step), the steps that follow, the wrong anchors
     """
     n, length = len(slots), len(own)
-    frames = np.empty((length, 12))
+    frames, y = np.empty((length, 12)), np.empty((n, 3))
     before, after, both = np.empty((n, SUMS)), np.empty((n, SUMS)), np.empty(SUMS)
     pose = np.zeros(12)
     taken, edited = np.zeros(length, np.bool_), np.empty((length, 12))
@@ -169,7 +175,8 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
     for _ in range(sweeps):
         changed = False
         _chain(steps, frames)
-        sides(frames, slots, x, w, wrong, limits.fade, before, after)
+        _places(frames, slots, y)
+        sides(y, x, w, wrong, limits.fade, before, after)
         # the anchors again, each by its neighbours
         for a in range(n):
             both[:] = 0.0
@@ -180,8 +187,8 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
             if both[0] == 0.0:
                 continue
             fit(both, pose)
-            wrong[a] = _miss(pose, frames[slots[a], 9:], x[a], w[a]) > limits.cap
-        sides(frames, slots, x, w, wrong, limits.fade, before, after)
+            wrong[a] = _miss(pose, y[a], x[a], w[a]) > limits.cap
+        sides(y, x, w, wrong, limits.fade, before, after)
         # gaps between right anchors, those where most is to be won first
         count, last = 0, -1
         for a in range(n):
@@ -189,8 +196,8 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
                 continue
             if last >= 0:
                 both[:] = before[last] + after[a]
-                now = fit(both, pose)
-                free = fit(before[last], pose) + fit(after[a], pose)
+                now = misfit(both)
+                free = misfit(before[last]) + misfit(after[a])
                 held = 0.0
                 for s in range(slots[last] + 1, slots[a] + 1):
                     if code[s] > -2:
@@ -207,9 +214,10 @@ def polish(own, given, slots, x, w, codes, feature, limits, sweeps, code, steps,
                 last -= 1
             p, q = slots[last], slots[a]
             _chain(steps, frames)
-            sides(frames, slots, x, w, wrong, limits.fade, before, after)
+            _places(frames, slots, y)
+            sides(y, x, w, wrong, limits.fade, before, after)
             both[:] = before[last] + after[a]
-            now = fit(both, pose)
+            now = misfit(both)
             here = 0
             for s in range(p + 1, q + 1):
                 taken[s] = code[s] > -2
@@ -255,11 +263,10 @@ def _bare(p, q, frames, own, near, far):
     for s in range(p + 1, q + 1):
         _compose(end, own[s], step)
         end[:] = step
-    back, motion, pose = np.empty(12), np.empty(12), np.zeros(12)
-    pose[0] = pose[4] = pose[8] = 1.0
+    back, motion = np.empty(12), np.empty(12)
     _invert(frames[q], back)
     _compose(end, back, motion)
     both = far.copy()
     move(both, motion)
     both += near
-    return fit(both, pose)
+    return misfit(both)

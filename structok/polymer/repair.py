@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
 from structok.codebook.nearest import nearest_code
@@ -25,15 +25,17 @@ from structok.geometry import apply, invert, scan
 from structok.polymer.anchors import RADII, AnchorPoints
 from structok.polymer.chain import ChainModel
 from structok.polymer.polish_cpu import features, polish, suspicious
-from structok.polymer.repair_cpu import SUMS, Limits, add, extend, fit, seed
+from structok.polymer.repair_cpu import SUMS, Limits, add, extend, fit, gather, seed
 from structok.polymer.search import pose_rows
 
 __all__ = ["Limits", "Repairer", "Repairs", "limits_for"]
 
 _BLUR = 0.468  # error of an anchor, of the mean distance from its point to the eight next ones (validation)
+_CHOSEN = 1.4  # how much larger the errors of anchors are that were chosen together
 _REACH = 40  # residues that a search looks ahead
 _MEMORY = 110.0  # residues after which an anchor weighs 1 / e
 _SWEEPS = 3
+_TIE, _FREE = 0.1, 1e-3  # what anchors beyond a substituted, beyond a free step count in a piece's pose
 
 
 def limits_for(spacing: int) -> Limits:
@@ -81,32 +83,41 @@ class Repairer:
         spacing: int,
         radius: int,
         *,
+        coords: Float[torch.Tensor, "l 3 3"] | None = None,
+        shared: bool = False,
         repair: bool = True,
         limits: Limits | None = None,
     ) -> tuple[Float[Array, "l 3 3"], Repairs]:
-        """N, CA, C in the anchors' frame, Å, and what was repaired.
+        """N, CA, C in the anchors' frame, Å, and what was repaired; without damage the chain of the codes.
 
-        Anchor j belongs to slot `j * spacing`, -1 is none. Without damage the chain is that of the codes.
+        Parameters
+        ----------
+        anchors : anchor j belongs to slot `j * spacing`; -1 is none
+        radius : code of the frame's radius
+        coords : the chain of the codes, in any pose, if it is known already
+        shared : the frame is shared with other chains, so that the anchors were chosen together (`posing`)
+        repair : False poses the chain by its anchors and does nothing else
         """
         limits = limits_for(spacing) if limits is None else limits
         codes = codes.astype(np.int64)
         told = np.flatnonzero(anchors >= 0)
         slots, size = told * spacing, float(RADII[radius])
-        x = self._places[0][anchors[told]] * size
-        w = 3 / (_BLUR * self._places[1][anchors[told]] * size) ** 2
-        wrong = np.zeros(len(told), bool)
-        coords = self.model.decode(torch.from_numpy(codes))
+        coords = self.model.decode(torch.from_numpy(codes)).cpu() if coords is None else coords.double()
         if not len(told):
             return coords.numpy(), Repairs()
-        rows = self._rows(self._transforms[codes])
-        if not (repair and len(told) > 2 and suspicious(rows, slots, x, w, wrong, limits)):
-            return _posed(coords, slots, x, w), Repairs()
-        code, steps = self._story(codes, rows, slots, x, w, limits, wrong)
+        x = self._places[0][anchors[told]] * size
+        blur = _BLUR * (_CHOSEN if shared else 1.0)
+        w = 3 / (blur * self._places[1][anchors[told]] * size) ** 2
+        if not (repair and len(told) > 2 and suspicious(coords[slots, 1].numpy(), x, w, limits)):
+            return _posed(coords, slots, x), Repairs()
+        code, steps, wrong = self._story(codes, slots, x, w, limits)
         changed = np.flatnonzero(code > -2)
         if len(changed):
             coords = self._decode(np.where(code >= 0, code, codes), steps)
         repairs = Repairs(*(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong])))
-        return _posed(coords, slots, x, w * ~wrong), repairs
+        tie = np.where(code >= 0, _TIE, np.where(code == -1, _FREE, 1.0))
+        right = ~wrong if wrong.sum() < len(wrong) - 2 else np.full(len(wrong), True)
+        return _posed(coords, slots[right], x[right], tie), repairs
 
     @cached_property
     def _places(self) -> tuple[Float[Array, "k 3"], Float[Array, " k"]]:
@@ -136,18 +147,17 @@ class Repairer:
     def _story(
         self,
         codes: Int[Array, " l"],
-        rows: Float[Array, "l 12"],
         slots: Int[Array, " n"],
         x: Float[Array, "n 3"],
         w: Float[Array, " n"],
         limits: Limits,
-        wrong: Array,
-    ) -> tuple[Int[Array, " l"], Float[Array, "l 4 4"]]:
-        """What is substituted (-2 nothing, -1 a free step) and the steps that follow; fills `wrong`."""
+    ) -> tuple[Int[Array, " l"], Float[Array, "l 4 4"], Bool[Array, " n"]]:
+        """What is substituted (-2 nothing, -1 a free step), the steps that follow, and the wrong anchors."""
         there, back, table, back_table, feature = self._tables
-        n, y = len(slots), np.ascontiguousarray(rows[slots, 9:])
         code, own = np.full(len(codes), -2), self._transforms[codes]
-        steps = own.copy()
+        steps, rows = own.copy(), self._rows(own)
+        n, y = len(slots), np.ascontiguousarray(rows[slots, 9:])
+        wrong = np.zeros(n, bool)
         first, last = seed(y, x, w, limits.cap, limits.fade)
         out = np.full(n, -1), np.full(n, -2), np.zeros((n, 12)), wrong
         sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
@@ -173,7 +183,7 @@ class Repairer:
             self._take(out, range(first), code, steps, inverse=True)
         flat = _flat(steps)
         polish(_flat(own), codes, slots, x, w, there, feature, limits, _SWEEPS, code, flat, wrong)
-        return code, np.stack([_matrix(row) for row in flat])
+        return code, np.stack([_matrix(row) for row in flat]), wrong
 
     def _take(self, out: tuple[Array, ...], anchors: range, code: Array, steps: Array, *, inverse: bool) -> None:
         """Copy the story's substitutions between these anchors."""
@@ -196,13 +206,22 @@ def _flat(steps: Float[Array, "l 4 4"]) -> Float[Array, "l 12"]:
 
 
 def _posed(
-    coords: Float[torch.Tensor, "l 3 3"], slots: Int[Array, " n"], x: Float[Array, "n 3"], w: Float[Array, " n"]
+    coords: Float[torch.Tensor, "l 3 3"],
+    slots: Int[Array, " n"],
+    x: Float[Array, "n 3"],
+    tie: Float[Array, " l"] | None = None,
 ) -> Float[Array, "l 3 3"]:
-    """The chain where its anchors say."""
-    sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
-    places = coords[:, 1].numpy()
-    for a, slot in enumerate(slots):
-        add(sums, places[slot], x[a], w[a])
-    fit(sums, pose)
-    move = torch.from_numpy(_matrix(pose))
-    return apply(move, coords.double()).numpy()
+    """The chain where its anchors say, piece by piece.
+
+    `tie` is what an anchor on the other side of a slot's step counts: 1 but where the step is substituted, so that
+    what is not exact there does not add up along the chain.
+    """
+    places = coords[slots, 1].numpy()
+    cuts = [] if tie is None else np.flatnonzero(tie < 1).tolist()
+    reach = np.zeros(len(coords)) if tie is None else np.cumsum(np.log(np.maximum(tie, 1e-9)))
+    out = coords.double().clone()
+    for start, end in zip([0, *cuts], [*cuts, len(coords)]):
+        pose = np.eye(4)[:3].T.ravel()
+        fit(gather(places, x, np.exp(-abs(reach[slots] - reach[start]))), pose)
+        out[start:end] = apply(torch.from_numpy(_matrix(pose)), out[start:end])
+    return out.numpy()

@@ -12,7 +12,7 @@ import numpy as np
 
 from structok.codebook.cpu import compiled
 
-__all__ = ["SUMS", "Limits", "add", "evidence", "extend", "fit", "move", "seed"]
+__all__ = ["SUMS", "Limits", "add", "evidence", "extend", "fit", "gather", "misfit", "move", "seed"]
 
 SUMS = 17  # weight, Σ w y, Σ w x, Σ w y xᵀ, Σ w (|y|² + |x|²)
 _FAST = {"contract", "reassoc", "nnan", "nsz"}
@@ -25,6 +25,7 @@ class Limits(NamedTuple):
     cap : of an anchor, however far it lies from its residue: it counts as wrong
     substitution : of another code in one slot
     jump : of a piece that is posed by its own anchors, whatever the codes say
+    alarm : what a break between two anchors must explain before a chain is looked into at all
     alike : at most so much less does a substitution cost where many codes would do
     doubt : misfit of the next anchors above which other codes are tried
     ahead : anchors to look at
@@ -36,6 +37,7 @@ class Limits(NamedTuple):
     cap: float = 22.0
     substitution: float = 24.0
     jump: float = 40.0
+    alarm: float = 16.0
     alike: float = 12.0
     doubt: float = 25.0
     ahead: int = 5
@@ -90,6 +92,15 @@ def add(sums, y, x, w):
 
 
 @compiled()
+def gather(y, x, w):
+    """Sums of all pairs."""
+    sums = np.zeros(SUMS)
+    for a in range(len(y)):
+        add(sums, y[a], x[a], w[a])
+    return sums
+
+
+@compiled()
 def move(sums, a):
     """Move all points y by a."""
     old = sums[:17].copy()
@@ -103,65 +114,87 @@ def move(sums, a):
         sums[16] += 2 * a[9 + i] * turned + old[0] * a[9 + i] ** 2
 
 
+@compiled(fastmath={"contract"})
+def _centred(sums, s):
+    """Centred Σ w y xᵀ into s; returns centred Σ w (|y|² + |x|²)."""
+    inverse = 1 / sums[0]
+    spread = sums[16]
+    for i in range(3):
+        spread -= (sums[1 + i] ** 2 + sums[4 + i] ** 2) * inverse
+        for j in range(3):
+            s[3 * i + j] = sums[7 + 3 * i + j] - sums[1 + i] * sums[4 + j] * inverse
+    return spread
+
+
+@compiled(fastmath={"contract"})
+def _top(s, spread):
+    """Largest eigenvalue of Horn's quaternion matrix by Newton's method from above (Theobald 2005)."""
+    xx, xy, xz, yx, yy, yz, zx, zy, zz = s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8]
+    c2 = -2 * (xx * xx + xy * xy + xz * xz + yx * yx + yy * yy + yz * yz + zx * zx + zy * zy + zz * zz)
+    c1 = -8 * (xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx))
+    a, b, c, d = xx + yy + zz, xx - yy - zz, yy - xx - zz, zz - xx - yy
+    e, f, g, h, i, j = yz - zy, zx - xz, xy - yx, xy + yx, zx + xz, yz + zy
+    # determinant of [[a e f g], [e b h i], [f h c j], [g i j d]] by pairs of rows
+    c0 = (
+        (a * b - e * e) * (c * d - j * j)
+        - (a * h - e * f) * (h * d - j * i)
+        + (a * i - e * g) * (h * j - c * i)
+        + (e * h - b * f) * (f * d - j * g)
+        - (e * i - b * g) * (f * j - c * g)
+        + (f * i - h * g) * (f * i - h * g)
+    )
+    top = spread / 2
+    for _ in range(40):
+        square = top * top
+        slope = (4 * square + 2 * c2) * top + c1
+        if slope == 0.0:
+            break
+        step = ((square + c2) * square + c1 * top + c0) / slope
+        top -= step
+        if abs(step) < 1e-12 * abs(top):
+            break
+    return top
+
+
+@compiled()
+def misfit(sums):
+    """The summed squared distance that is left when the points y are brought nearest to the points x."""
+    if sums[0] <= 0:
+        return 0.0
+    s = np.empty(9)
+    spread = _centred(sums, s)
+    return max(spread - 2 * _top(s, spread), 0.0)
+
+
 @compiled()
 def fit(sums, pose):
-    """The pose that brings the points y nearest to the points x, and the summed squared distance that is left.
-
-    The largest eigenvalue of Horn's quaternion matrix by Newton's method (Theobald 2005), its vector from a row of
-    cofactors. Where the points do not tell, `pose` keeps its rotation.
-    """
+    """As `misfit`, and the pose; where the points do not tell, `pose` keeps its rotation."""
     w = sums[0]
     if w <= 0:
         return 0.0
-    s = np.empty((3, 3))
-    spread = sums[16]
-    for i in range(3):
-        spread -= (sums[1 + i] ** 2 + sums[4 + i] ** 2) / w
-        for j in range(3):
-            s[i, j] = sums[7 + 3 * i + j] - sums[1 + i] * sums[4 + j] / w
+    s = np.empty(9)
+    spread = _centred(sums, s)
+    top = _top(s, spread)
     k = np.empty((4, 4))
-    k[0, 0] = s[0, 0] + s[1, 1] + s[2, 2]
-    k[1, 1] = s[0, 0] - s[1, 1] - s[2, 2]
-    k[2, 2] = s[1, 1] - s[0, 0] - s[2, 2]
-    k[3, 3] = s[2, 2] - s[0, 0] - s[1, 1]
-    k[0, 1] = k[1, 0] = s[1, 2] - s[2, 1]
-    k[0, 2] = k[2, 0] = s[2, 0] - s[0, 2]
-    k[0, 3] = k[3, 0] = s[0, 1] - s[1, 0]
-    k[1, 2] = k[2, 1] = s[0, 1] + s[1, 0]
-    k[1, 3] = k[3, 1] = s[2, 0] + s[0, 2]
-    k[2, 3] = k[3, 2] = s[1, 2] + s[2, 1]
-    c2 = 0.0
-    for i in range(3):
-        for j in range(3):
-            c2 -= 2 * s[i, j] ** 2
-    c1 = -8 * (
-        s[0, 0] * (s[1, 1] * s[2, 2] - s[1, 2] * s[2, 1])
-        - s[0, 1] * (s[1, 0] * s[2, 2] - s[1, 2] * s[2, 0])
-        + s[0, 2] * (s[1, 0] * s[2, 1] - s[1, 1] * s[2, 0])
-    )
-    c0 = _det4(k)
-    top = spread / 2
-    for _ in range(50):
-        square = top * top
-        value = (square + c2) * square + c1 * top + c0
-        slope = 4 * square * top + 2 * c2 * top + c1
-        if slope == 0.0:
-            break
-        step = value / slope
-        top -= step
-        if abs(step) < 1e-13 * abs(top):
-            break
-    for i in range(4):
-        k[i, i] -= top
-    best, q = 0.0, np.zeros(4)
-    for row in range(4):
-        norm, v = 0.0, np.empty(4)
+    k[0, 0], k[1, 1] = s[0] + s[4] + s[8] - top, s[0] - s[4] - s[8] - top
+    k[2, 2], k[3, 3] = s[4] - s[0] - s[8] - top, s[8] - s[0] - s[4] - top
+    k[0, 1] = k[1, 0] = s[5] - s[7]
+    k[0, 2] = k[2, 0] = s[6] - s[2]
+    k[0, 3] = k[3, 0] = s[1] - s[3]
+    k[1, 2] = k[2, 1] = s[1] + s[3]
+    k[1, 3] = k[3, 1] = s[6] + s[2]
+    k[2, 3] = k[3, 2] = s[5] + s[7]
+    best, q, v = 0.0, np.zeros(4), np.empty(4)
+    for row in range(4):  # the eigenvector is any row of cofactors, the longest is the most exact
+        norm = 0.0
         for col in range(4):
             v[col] = _cofactor(k, row, col)
             norm += v[col] ** 2
         if norm > best:
-            best, q = norm, v / np.sqrt(norm)
+            best = norm
+            q[:] = v
     if best > 1e-14 * spread**6:
+        q /= np.sqrt(best)
         a, b, c, d = q[0], q[1], q[2], q[3]
         pose[0], pose[1], pose[2] = a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)
         pose[3], pose[4], pose[5] = 2 * (b * c + a * d), a * a - b * b + c * c - d * d, 2 * (c * d - a * b)
@@ -174,25 +207,14 @@ def fit(sums, pose):
 
 @compiled()
 def _cofactor(k, row, col):
-    a, b, c = (row + 1) % 4, (row + 2) % 4, (row + 3) % 4
-    d, e, f = (col + 1) % 4, (col + 2) % 4, (col + 3) % 4
-    sign = 1.0 if (row + col) % 2 == 0 else -1.0
+    a, b, c = (row + 1) & 3, (row + 2) & 3, (row + 3) & 3
+    d, e, f = (col + 1) & 3, (col + 2) & 3, (col + 3) & 3
     det = (
         k[a, d] * (k[b, e] * k[c, f] - k[b, f] * k[c, e])
         - k[a, e] * (k[b, d] * k[c, f] - k[b, f] * k[c, d])
         + k[a, f] * (k[b, d] * k[c, e] - k[b, e] * k[c, d])
     )
-    return sign * det
-
-
-@compiled()
-def _det4(k):
-    return (
-        k[0, 0] * _cofactor(k, 0, 0)
-        + k[0, 1] * _cofactor(k, 0, 1)
-        + k[0, 2] * _cofactor(k, 0, 2)
-        + k[0, 3] * _cofactor(k, 0, 3)
-    )
+    return det if (row + col) & 1 == 0 else -det
 
 
 @compiled()
@@ -200,17 +222,15 @@ def seed(y, x, w, cap, fade):
     """The stretch of anchors that best agrees with rigid codes: its first and its last."""
     n = len(y)
     best, first, last = -1.0, 0, 0
-    sums, trial, pose = np.zeros(SUMS), np.zeros(SUMS), np.zeros(12)
+    sums, trial = np.zeros(SUMS), np.zeros(SUMS)
     for a in range(n):
         sums[:] = 0.0
-        pose[:] = 0.0
-        pose[0] = pose[4] = pose[8] = 1.0
         cost, held, out = 0.0, 0, 0
         for b in range(a, n):
             trial[:] = fade * sums
-            before = fit(trial, pose)
+            before = misfit(trial)
             add(trial, y[b], x[b], w[b])
-            more = fit(trial, pose) - before
+            more = misfit(trial) - before
             if more > cap:
                 out += 1
                 if out > 1:
@@ -255,8 +275,8 @@ def evidence(score, known):
 @compiled()
 def _promise(pose, sums, y, x, w, j, way, ahead, cap):
     """Misfit of the anchors that follow when the pose may still follow them; wrong ones capped."""
-    trial, moved = sums.copy(), pose.copy()
-    cost, at = -fit(trial, moved), j
+    trial = sums.copy()
+    cost, at = -misfit(trial), j
     for _ in range(ahead):
         if at < 0 or at >= len(y):
             break
@@ -265,7 +285,7 @@ def _promise(pose, sums, y, x, w, j, way, ahead, cap):
         else:
             add(trial, y[at], x[at], w[at])
         at += way
-    return cost + fit(trial, moved)
+    return cost + misfit(trial)
 
 
 @compiled()
@@ -307,15 +327,15 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
         made = 0
         for h in range(alive):
             left = min(limits.ahead, count - turn)
-            misfit = 0.0
+            amiss = 0.0
             for m in range(left):
                 a = at + way * m
-                misfit += min(_miss(pose[h], y[a], x[a], w[a]), cap)
+                amiss += min(_miss(pose[h], y[a], x[a], w[a]), cap)
             # the story goes on
             c_state[made], c_pose[made], c_fixed[made] = state[h], pose[h], fixed[h]
             c_back[made], c_slot[made], c_code[made], c_until[made] = h, -1, -2, until[h]
             made += 1
-            if misfit <= limits.doubt * left / limits.ahead:
+            if amiss <= limits.doubt * left / limits.ahead:
                 continue
             # another code in one of the slots up to the next anchor
             held = 0
@@ -354,7 +374,7 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
             price = limits.substitution - min(2 * np.log(max(known_codes[1], 1.0)), limits.alike)
             for i in range(held):
                 s, k = t_slot[i], t_code[i]
-                if t_score[i] + price > misfit + cap:
+                if t_score[i] + price > amiss + cap:
                     continue
                 known, new = (s - 1, s) if way > 0 else (s, s - 1)
                 # from the new piece's coordinates to the old one's
@@ -378,7 +398,7 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
                     add(c_state[made], y[a], x[a], w[a])
                 c_pose[made] = pose[h]
                 cost = fit(c_state[made], c_pose[made])
-                if cost > cap * (m - 2) or cost + limits.jump > misfit + 2 * cap:
+                if cost > cap * (m - 2) or cost + limits.jump > amiss + 2 * cap:
                     continue
                 c_fixed[made] = fixed[h] + limits.jump + cost
                 nearest = np.inf
@@ -409,7 +429,7 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
                 c_fixed[c] += cap
             else:
                 c_state[c] *= limits.fade
-                c_fixed[c] -= fit(c_state[c], c_pose[c])
+                c_fixed[c] -= misfit(c_state[c])
                 add(c_state[c], y[at], x[at], w[at])
                 c_fixed[c] += fit(c_state[c], c_pose[c])
         order = c_rank[:made].argsort(kind="mergesort")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +14,9 @@ from jaxtyping import Float, Int
 from structok.errors import CheckpointError, InputError, TokensError
 from structok.protein.sidechain import SideChains
 from structok.protein.sidechain_atoms import ATOMS
-from structok.structure import Backbone
+from structok.protein.sidechain_metrics import chi_angles, clashes, compare_atoms
+from structok.read.structures import read_structure
+from structok.structure import Backbone, Polymer
 from structok.tokenizer import Search, Tokenizer
 from structok.tokens import Stream, Tokens, declare
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from biotite.structure import AtomArray
 
 __all__ = ["AllAtom", "AtomChain"]
+
+_CHI = math.radians(20)  # within which a chi angle counts as kept
 
 
 class AtomChain(Backbone):
@@ -111,8 +117,19 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
         return self.backbone.settings(asked)
 
     def prepare(self, x: Any) -> AtomChain:
+        """An `AtomChain`, a protein `Polymer`, a `Backbone` that was read with all atoms, or a path (one chain)."""
+        if isinstance(x, (str, os.PathLike)):
+            chains = read_structure(x, atoms="all")
+            if len(chains) > 1:
+                ids = ", ".join(c.chain_id for c in chains)
+                raise InputError(f"{os.fspath(x)}: holds protein chains {ids}; pick one with read_structure")
+            x = chains[0]
+        if isinstance(x, Backbone) and not isinstance(x, AtomChain):
+            x = x.entity
+        if isinstance(x, Polymer) and x.kind == "protein":
+            x = AtomChain.of(x)
         if not isinstance(x, AtomChain):
-            raise InputError(f"{self.name} takes an AtomChain, not {type(x).__name__}")
+            raise InputError(f"{self.name} needs all atoms: an AtomChain, or a file read with atoms='all'")
         self.backbone.prepare(x)
         return x
 
@@ -127,7 +144,20 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
         return replace(self.backbone.tokens(item, codes[0]), model=self.name, sidechains=codes[1])
 
     def compare(self, structure: AtomChain, back: AtomChain, tokens: Tokens) -> dict[str, Any]:
-        return self.backbone.compare(structure, back, tokens)
+        found = self.backbone.compare(structure, back, tokens)
+        compared = compare_atoms(back.atoms, structure.atoms, structure.sequence)
+        chi = chi_angles(back.atoms, back.sequence) - chi_angles(structure.atoms, structure.sequence)
+        off = np.abs(np.angle(np.exp(1j * chi[:, 0])))
+        known = np.isfinite(off)
+        new = clashes(back.atoms, back.sequence) - clashes(structure.atoms, structure.sequence)
+        return found | {
+            "rmsd_all": compared.rmsd,
+            "rmsd_alike": compared.rmsd_alike,
+            "chi1_kept": float((off[known] <= _CHI).mean()) if known.any() else None,
+            "new_clashes": len(new),
+            "uncoded": int(((tokens.sidechains < 0) & np.isfinite(structure.atoms[:, 4]).all(1)).sum()),  # type: ignore
+            "bits_per_token": found["bits_per_token"] + math.log2(self.sidechains.codebook_size),
+        }
 
     def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[AtomChain]:
         for tokens in many:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,18 @@ from torch.nn.utils.rnn import pad_sequence
 from structok.batching import in_batches
 from structok.checkpoint import check_tensors, make_config
 from structok.codebook.prior import Prior
-from structok.errors import CheckpointError, InputError
+from structok.errors import CheckpointError, InputError, TokensError
+from structok.polymer.anchors import RADII, Anchoring, AnchorPoints, load_points, spacing_for
 from structok.polymer.chain import ChainModel
+from structok.polymer.repair import Repairer
 from structok.protein.tokens import BackboneTokenizer, backbone_of
 from structok.structure import Backbone
 from structok.tokenizer import Search
-from structok.tokens import Tokens
+from structok.tokens import Stream, Tokens, declare
 
 __all__ = ["ChainVQ", "ChainVQConfig"]
+
+_TRIES = 4  # to leave out anchors that chain and codes contradict
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class ChainVQConfig:
     beam, closed_loop, latent_weight, rate_weight : how `encode` searches unless asked otherwise, see `Search`
     groups : how many groups of codes the prior of the rate-constrained search knows, 0 without a prior
     max_length : longest chain, in residue slots
+    anchors : that tokens carry, None without
     """
 
     codebook_size: int
@@ -44,6 +50,7 @@ class ChainVQConfig:
     groups: int = 0
     rate_weight: float = 0.0
     max_length: int = 4096
+    anchors: Anchoring | None = None
 
     def __post_init__(self) -> None:
         if self.rate_weight and not self.groups:
@@ -59,6 +66,9 @@ class ChainVQ(BackboneTokenizer):
     (closed loop, beam search), so that errors do not add up along the chain. Missing residues carry a bridge,
     so both sides of a gap come back in their relative pose; a break without missing slots is crossed by one of
     the `n_break` long codes and the residues after it are steered back.
+
+    With `config.anchors`, tokens say where every few residues lie in the chain's body frame. A rebuilt chain lies
+    there, and codes and anchors that contradict each other are repaired (`polymer.repair`): `back.repairs` says which.
 
     Parameters
     ----------
@@ -115,10 +125,97 @@ class ChainVQ(BackboneTokenizer):
         )
         return [row.numpy() for row in codes]
 
-    def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[Backbone]:
-        def work(part: list[int]) -> Float[np.ndarray, "b l 3 3"]:
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        if not self.config.anchors:
+            return super().streams
+        return declare(self.modality, codes=self.codebook_size, anchors=len(self.points))
+
+    @cached_property
+    def points(self) -> AnchorPoints:
+        """What anchors are quantised to."""
+        return load_points((self.config.anchors or Anchoring()).points)
+
+    @cached_property
+    def repairer(self) -> Repairer:
+        """Poses and repairs chains by their anchors."""
+        return Repairer(self.model, self.points)
+
+    def encode(self, x: Any, *, spacing: int | None = None, search: Search | None = None, **options: Any) -> Tokens:
+        return self.encode_batch([x], spacing=spacing, search=search, **options)[0]
+
+    def encode_batch(
+        self,
+        xs: Sequence[Any],
+        *,
+        batch_size: int | None = None,
+        spacing: int | None = None,
+        search: Search | None = None,
+        **options: Any,
+    ) -> list[Tokens]:
+        """As `encode`, for many structures, `batch_size` of similar size at a time; equal to one by one.
+
+        `spacing` is the number of slots from anchor to anchor, 0 for none; default the checkpoint's.
+        """
+        chains = [self.prepare(x) for x in xs]
+        found = super().encode_batch(chains, batch_size=batch_size, search=search, **options)
+        return found if spacing is None else [self._anchored(t, c, spacing) for t, c in zip(found, chains)]
+
+    def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
+        tokens = super().tokens(item, codes)
+        return self._anchored(tokens, item, self.config.anchors.spacing) if self.config.anchors else tokens
+
+    def _anchored(self, tokens: Tokens, chain: Backbone, spacing: int) -> Tokens:
+        """With the anchors of its own frame; none that would make `decode` repair the codes as they are."""
+        if spacing < 0:
+            raise InputError(f"spacing must be at least 0, not {spacing}")
+        if not spacing:
+            return replace(tokens, anchors=None, spacing=0, radius=None)
+        spacing = spacing_for(len(chain), spacing)
+        alpha, mask = torch.from_numpy(chain.coords[:, 1]), torch.from_numpy(chain.mask)
+        sketch = self.points.sketch(alpha, mask, spacing)
+        anchors, radius = sketch.anchors.numpy(), int(sketch.radius)
+        coords = self.model.decode(torch.from_numpy(tokens.codes).long().to(self.device)).cpu()
+        for _ in range(_TRIES):
+            _, repairs = self.repairer(tokens.codes, anchors, spacing, radius, coords=coords)
+            if not repairs:
+                return replace(tokens, anchors=anchors, spacing=spacing, radius=radius)
+            anchors = anchors.copy()
+            anchors[list(repairs.rejected) or [slot // spacing for slot in repairs.slots]] = -1
+        return replace(tokens, anchors=np.full_like(anchors, -1), spacing=spacing, radius=radius)
+
+    def check(self, tokens: Tokens) -> None:
+        super().check(tokens)
+        if tokens.anchors is not None and (tokens.radius is None or tokens.radius >= len(RADII)):
+            raise TokensError(f"{tokens.where}: radius {tokens.radius} is outside 0..{len(RADII) - 1}")
+
+    def decode(self, tokens: Tokens, *, relax: bool = False, repair: bool = True) -> Backbone:
+        return self.decode_batch([tokens], relax=relax, repair=repair)[0]
+
+    def decode_batch(
+        self, many: Sequence[Tokens], *, batch_size: int | None = None, relax: bool = False, repair: bool = True
+    ) -> list[Backbone]:
+        """As `decode`, for many structures; `repair=False` takes every code and anchor at its word."""
+        for tokens in many:
+            self.check(tokens)
+        return self.rebuild(many, self.sizes[1] if batch_size is None else batch_size, repair)
+
+    def rebuild(self, many: Sequence[Tokens], batch_size: int, repair: bool = True) -> list[Backbone]:
+        def work(part: list[int]) -> Float[Tensor, "b l 3 3"]:
             codes = pad_sequence([torch.from_numpy(many[i].codes.astype(np.int64)) for i in part], batch_first=True)
-            return self.model.decode(codes.to(self.device)).float().cpu().numpy()
+            return self.model.decode(codes.to(self.device)).cpu()
 
         rows = in_batches(work, [len(t) for t in many], batch_size)
-        return [backbone_of(tokens, coords) for tokens, coords in zip(many, rows)]
+        return [self._placed(tokens, coords, repair) for tokens, coords in zip(many, rows)]
+
+    def _placed(self, tokens: Tokens, coords: Float[Tensor, "l 3 3"], repair: bool) -> Backbone:
+        """The chain where its anchors say, repaired."""
+        if not self.config.anchors or tokens.anchors is None or tokens.radius is None:
+            return backbone_of(tokens, coords.float().numpy())
+        placed, repairs = self.repairer(
+            tokens.codes, tokens.anchors, tokens.spacing, tokens.radius,
+            coords=coords, shared=bool(tokens.frame), repair=repair,
+        )  # fmt: skip
+        back = backbone_of(tokens, placed.astype(np.float32))
+        back.repairs = repairs
+        return back

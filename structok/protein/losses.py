@@ -14,17 +14,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from structok.geometry import BOND_LIMIT, apply, backbone_frames, invert, kabsch
+from structok.geometry import apply, backbone_frames, invert, kabsch
 
 __all__ = [
     "AdaptiveWeights",
     "aligned_mse",
     "backbone_direction",
     "backbone_distance",
-    "bond_error",
     "gradient_norms",
-    "position_error",
-    "relative_error",
     "window_fape",
 ]
 
@@ -184,52 +181,3 @@ class AdaptiveWeights(nn.Module):
         for i, name in enumerate(self.base):
             self.factors[i] *= 0.98 if norms[name] > 5 else 1.02 if norms[name] < 0.05 else 1.0
         self.factors.clamp_(0.01, 100)
-
-
-_STEPS = (1, 2, 3, 5, 8, 12, 16, 24)  # slots ahead that `relative_error` looks
-
-
-@_full_precision
-def relative_error(
-    predicted: Float[Tensor, "b l 3 3"], true: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"], cap: float = 10.0
-) -> Float[Tensor, " b"]:
-    """How far the atoms of residues 1, 2, 3, 5, ... 24 slots ahead are off, seen from each residue's frame, Å.
-
-    A mean that counts near ones more: 1 / √k, the next residue twice. Slots between may be missing.
-    """
-    predicted, true = (torch.where(mask[..., None, None], x, 0.0) for x in (predicted, true))
-    into = [invert(backbone_frames(x)) for x in (predicted, true)]
-    total, weights = predicted.new_zeros(len(mask)), 0.0
-    for k in (k for k in _STEPS if k < mask.shape[1]):
-        there = [apply(t[:, :-k], x[:, k:]) for t, x in zip(into, (predicted, true))]
-        error = ((there[0] - there[1]).square().sum(-1) + 1e-4).sqrt().clamp(max=cap)
-        weight = (2.0 if k == 1 else 1.0) / k**0.5
-        both = (mask[:, :-k] & mask[:, k:])[..., None].expand_as(error)
-        total, weights = total + weight * _mean(error.flatten(1), both.flatten(1)), weights + weight
-    return total / weights
-
-
-@_full_precision
-def position_error(
-    predicted: Float[Tensor, "b l 3 3"], true: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"], cap: float = 30.0
-) -> Float[Tensor, " b"]:
-    """Huber's loss of the distance of atoms (linear beyond 2 Å), without superposition, plus 0.3 times the distance."""
-    square = (predicted - torch.where(mask[..., None, None], true, 0.0)).square().sum(-1)
-    distance = (square + 1e-4).sqrt()
-    error = torch.where(square < 4, square / 2, 2 * distance - 2).clamp(max=cap) + 0.3 * distance
-    return _mean(error.flatten(1), mask.repeat_interleave(3, 1))
-
-
-@_full_precision
-def bond_error(
-    predicted: Float[Tensor, "b l 3 3"], true: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"]
-) -> Float[Tensor, " b"]:
-    """Mean error of C-N and CA-CA distances of neighbours that are bonded in the true chain, Å, at most 1.5 each."""
-    true = torch.where(mask[..., None, None], true, 0.0)
-    lengths = [
-        torch.stack([(x[:, 1:, 0] - x[:, :-1, 2]).norm(dim=-1), (x[:, 1:, 1] - x[:, :-1, 1]).norm(dim=-1)], -1)
-        for x in (predicted, true)
-    ]
-    bonded = mask[:, 1:] & mask[:, :-1] & (lengths[1][..., 0] < BOND_LIMIT)
-    error = (lengths[0] - lengths[1]).abs().clamp(max=1.5).sum(-1)
-    return _mean(error, bonded)

@@ -33,7 +33,7 @@ CODED = tuple(letter for letter in LETTERS if letter != "G")
 _CODED = np.frombuffer("".join(CODED).encode(), np.uint8)
 _CHI1 = 2.0  # Å; more of it keeps chi1 at the cost of the other atoms
 _N = torch.tensor([-0.53, 1.36, 0.0])  # usual place of N in the frame, Å
-_REACH = 2.0  # Å; an atom that no conformer comes nearer to than this belongs to another molecule
+_REACH = 5.0  # Å; a side chain with an atom that no conformer comes nearer to is of another kind
 
 
 @dataclass(frozen=True)

@@ -142,10 +142,10 @@ def _chains(table: Table, group: list[Residue], kind: Kind) -> tuple[list[Chain]
         table.notes.append(Note("torn residues", len(torn), text, group[0].chain))
     places = [r.place for r in group]
     if table.place is not None and all(b > a for a, b in pairwise(places)):
-        return [Chain(group, ends, step, exact=True)], []
+        return [Chain(group, ends, step, exact=True, gaps_said=table.gaps_said)], []
     chains, loose, strays = find_chains(group, ends, table.closed, step)
     for chain in chains:
-        chain.unseen = table.unseen.get(group[0].chain, {})
+        chain.unseen, chain.gaps_said = table.unseen.get(group[0].chain, {}), table.gaps_said
     for residue in strays:
         table.xyz[residue.rows] = np.nan
         where = f"chain {residue.chain or '(blank)'}: residue {residue.name} {residue.number}"

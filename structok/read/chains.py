@@ -90,6 +90,7 @@ class Chain:
     step: float = CA_STEP
     exact: bool = False  # placed by the full sequence of an mmCIF
     unseen: dict[tuple[int, str], str] = field(default_factory=dict)  # what a PDB file says is missing
+    gaps_said: bool = False  # the file says what is missing, and nothing else is
 
     def bonded(self) -> list[bool]:
         """Whether each residue is bonded to the one before; the first counts as bonded."""
@@ -105,7 +106,7 @@ def find_chains(
     coordinates are not to be believed. `closed` are segments that a TER ends, `step` is the distance of traces in Å.
     """
     fragments = _fragments(residues, ends)
-    if len(fragments) > 1:
+    if len(fragments) > 1 and not all(_part(a) == _part(b) and a.key < b.key for a, b in pairwise(residues)):
         fragments = _linked(fragments, ends)
     chains: list[_Growing] = []
     loose: list[Residue] = []
@@ -209,7 +210,7 @@ def _linked(fragments: list[list[Residue]], ends: Ends) -> list[list[Residue]]:
         for i, row in enumerate(d, start):
             row[i] = np.inf
             j = int(row.argmin())
-            if row[j] < _LINK and j not in taken:
+            if row[j] < _LINK and j not in taken and fragments[i][-1].key < fragments[j][0].key:
                 after[i] = j
                 taken.add(j)
     if not after:

@@ -17,7 +17,7 @@ from structok.structure import Note, many
 
 __all__ = ["read_bcif", "read_cif"]
 
-_HEADER = ("entity_poly_seq", "refine", "em_3d_reconstruction", "ma_qa_metric", "ma_qa_metric_global")
+_HEADER = ("entity_poly_seq", "software", "refine", "em_3d_reconstruction", "ma_qa_metric", "ma_qa_metric_global")
 
 
 def read_cif(text: str, only_backbone: bool) -> list[Table]:
@@ -134,6 +134,7 @@ def _table(columns: Columns, header: dict[str, Any], only_backbone: bool) -> Tab
         letters=letters,
         components=_components(columns, every, rows),
         notes=notes,
+        gaps_said="software" in header and "structok" in Columns(header["software"]).texts("name"),
         predicted="ma_qa_metric" in header or "ma_qa_metric_global" in header,
     )
     for category, column in (("refine", "ls_d_res_high"), ("em_3d_reconstruction", "resolution")):

@@ -18,6 +18,7 @@ __all__ = [
     "ACCEPTED",
     "ARCHIVES",
     "BROKEN",
+    "GAPS_SAID",
     "MOLECULES",
     "Titles",
     "decompress",
@@ -36,6 +37,7 @@ _KINDS = {
     ".mol2": "mol2",
 }
 MOLECULES = ("sdf", "mol2")
+GAPS_SAID = "REMARK   6 WRITTEN BY STRUCTOK: WHAT IS NOT IN REMARK 465 IS NOT MISSING"
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 ACCEPTED = "PDB, PDBQT, mmCIF, BinaryCIF, SDF, MOL, MOL2; also .gz, .bz2, .xz, .zst"

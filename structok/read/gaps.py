@@ -28,7 +28,7 @@ def with_gaps(chain: Chain, letters: dict[tuple[str, int], str]) -> tuple[list[i
     ids: list[str] = []
     gaps = numbered = 0
     for i, residue in enumerate(residues):
-        if not bonded[i]:
+        if i and (chain.gaps_said or not bonded[i]):
             before = residues[i - 1]
             said = sorted((k for k in chain.unseen if before.key < k < residue.key), key=_place)
             if said:
@@ -71,6 +71,8 @@ def _gap(
     """Letter and id of each slot to add between two residues."""
     step = after.place - before.place if chain.exact else after.number - before.number
     n = _missing(distance, step, chain)
+    if chain.gaps_said:
+        n = step - 1 if chain.exact else 0
     counted = n == after.number - before.number - 1
     known = chain.exact and n == step - 1
     found = []

@@ -6,8 +6,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from enum import Enum
 from glob import glob
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from structok.data.shards import coordinates, pyarrow, read_rows
 from structok.errors import InputError, StructokError
@@ -16,11 +19,28 @@ from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
 from structok.structure import Backbone, Note, Structure
 
-__all__ = ["Distinct", "Item", "Reporter", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
+__all__ = ["Distinct", "Item", "Reporter", "Wanted", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
 
 Item = tuple[str, str, Any]  # modality, source for messages, structure
 
 _FOREIGN = "no columns id and coords; make such files with structok data build"
+
+
+class Wanted(Enum):
+    """What to take of files of proteins and nucleic acids."""
+
+    backbones = "backbones of proteins"
+    proteins = "proteins, all atoms"
+    nucleic = "nucleic acids"
+    polymers = "proteins and nucleic acids, all atoms"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return {"nucleic": ("nucleic",), "polymers": ("protein", "nucleic")}.get(self.name, ("protein",))
+
+    @property
+    def atoms(self) -> Literal["all", "backbone"]:
+        return "backbone" if self is Wanted.backbones else "all"
 
 
 class Reporter(Protocol):
@@ -121,20 +141,24 @@ class Distinct:
             yield unit
 
 
-def read_inputs(inputs: Iterable[str], log: Reporter, *, chain: str | None, add_hs: bool) -> Iterator[Item]:
+def read_inputs(
+    inputs: Iterable[str], log: Reporter, *, chain: str | None, add_hs: bool, wanted: Wanted = Wanted.backbones
+) -> Iterator[Item]:
     """Chains and molecules of everything that was named; '-' is stdin."""
     names = Distinct()
     for name in inputs:
         if name != "-":
-            yield from read_units(names.rename(find_inputs([name])), log, chain=chain, add_hs=add_hs)
+            yield from read_units(names.rename(find_inputs([name])), log, chain=chain, add_hs=add_hs, wanted=wanted)
             continue
         try:
-            yield from _read_stdin(log, chain, add_hs)
+            yield from _read_stdin(log, chain, add_hs, wanted)
         except StructokError as error:
             log.error(error, "stdin")
 
 
-def read_units(units: Iterable[Unit], log: Reporter, *, chain: str | None, add_hs: bool) -> Iterator[Item]:
+def read_units(
+    units: Iterable[Unit], log: Reporter, *, chain: str | None, add_hs: bool, wanted: Wanted = Wanted.backbones
+) -> Iterator[Item]:
     """Chains and molecules of units, in order."""
     for unit in units:
         try:
@@ -143,7 +167,7 @@ def read_units(units: Iterable[Unit], log: Reporter, *, chain: str | None, add_h
             if unit.kind in ("rows", "row"):
                 yield from _read_rows(unit, log, chain)
             elif unit.modality == "protein":
-                yield from _read_chains(unit, log, chain)
+                yield from _read_chains(unit, log, chain, wanted)
             else:
                 yield _read_molecule(unit, log, add_hs)
         except StructokError as error:
@@ -153,21 +177,45 @@ def read_units(units: Iterable[Unit], log: Reporter, *, chain: str | None, add_h
             log.error(InputError(f"{unit.source}: cannot be read ({type(error).__name__}: {error})"), unit.source)
 
 
-def _read_chains(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
-    yield from _chains(parse_structures(unit.read(), unit.format, unit.name, unit.source), log, unit.source, chain)
+def _read_chains(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> Iterator[Item]:
+    found = parse_structures(unit.read(), unit.format, unit.name, unit.source, atoms=wanted.atoms)
+    yield from _chains(found, log, unit.source, chain, wanted)
     if unit.title:
         log.note(
             Note("ids changed", 1, f"the file before has this name too, this one is called {unit.title}"), unit.source
         )
 
 
-def _chains(found: Iterable[Structure], log: Reporter, source: str, chain: str | None) -> Iterator[Item]:
+def _chains(
+    found: Iterable[Structure], log: Reporter, source: str, chain: str | None, wanted: Wanted
+) -> Iterator[Item]:
     for structure in found:
-        for backbone in backbones(structure, chain, source):
-            yield "protein", source, backbone
+        if wanted is Wanted.backbones:
+            for backbone in backbones(structure, chain, source):
+                yield "protein", source, backbone
+        else:
+            yield from _with_atoms(structure, log, source, chain, wanted)
         for note in structure.notes:
             if chain in (None, note.chain):
                 log.note(note, source)
+
+
+def _with_atoms(structure: Structure, log: Reporter, source: str, chain: str | None, wanted: Wanted) -> Iterator[Item]:
+    """Chains with their heavy atoms."""
+    from structok.nucleic.chain import NucleicChain
+    from structok.protein.allatom import AtomChain
+
+    chosen = [p for p in structure.polymers if p.kind in wanted.kinds and chain in (None, p.chain_id)]
+    if not chosen:
+        which = "" if chain is None else f" {chain!r}"
+        raise InputError(f"{source}: no {' or '.join(wanted.kinds)} chain{which}")
+    for polymer in chosen:
+        found = AtomChain.of(polymer) if polymer.kind == "protein" else NucleicChain.of(polymer)
+        lost = int((polymer.atoms.element != "H").sum() - np.isfinite(found.atoms).all(-1).sum())
+        if lost:
+            text = f"chain {polymer.chain_id}: {lost} heavy atoms that the residue's parent lacks are left out"
+            log.note(Note("atoms without a place", lost, text, polymer.chain_id, routine=lost == 1), source)
+        yield polymer.kind, source, found
 
 
 def _read_molecule(unit: Unit, log: Reporter, add_hs: bool) -> Item:
@@ -228,7 +276,7 @@ def _conformer(xyz: Any, row: dict[str, Any]) -> Any:
     return mol
 
 
-def _read_stdin(log: Reporter, chain: str | None, add_hs: bool) -> Iterator[Item]:
+def _read_stdin(log: Reporter, chain: str | None, add_hs: bool, wanted: Wanted) -> Iterator[Item]:
     stream: Any = sys.stdin.buffer
     if any(mark in stream.peek(1 << 16)[: 1 << 16] for mark in (b"V2000", b"V3000", b"@<TRIPOS>")):
         for name, mol in read_molecules(stream, add_hs=add_hs):
@@ -237,4 +285,4 @@ def _read_stdin(log: Reporter, chain: str | None, add_hs: bool) -> Iterator[Item
             else:
                 yield _named(mol, name, "stdin", log)
     else:
-        yield from _chains(structures(stream, atoms="backbone"), log, "stdin", chain)
+        yield from _chains(structures(stream, atoms=wanted.atoms), log, "stdin", chain, wanted)

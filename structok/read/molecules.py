@@ -173,13 +173,14 @@ def parse_record(record: str, fmt: str, where: str, add_hs: bool) -> Mol:
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():
-        if fmt == "mol2":
-            mol = Chem.MolFromMol2Block(_sybyl(record, where), sanitize=False, removeHs=False)
-        else:
-            mol = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False)
-        if mol is None:
-            raise InputError(f"{where}: not a {fmt.upper()} record that RDKit can read; check its atom and bond lines")
         try:
+            if fmt == "mol2":
+                mol = Chem.MolFromMol2Block(_sybyl(record, where), sanitize=False, removeHs=False)
+            else:
+                mol = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False)
+            if mol is None:
+                what = f"not a {fmt.upper()} record that RDKit can read"
+                raise InputError(f"{where}: {what}; check its atom and bond lines")
             Chem.SanitizeMol(mol)
             if mol.GetNumConformers():
                 conformer = mol.GetConformer()
@@ -188,8 +189,11 @@ def parse_record(record: str, fmt: str, where: str, add_hs: bool) -> Mol:
                 if conformer.Is3D():
                     Chem.AssignStereochemistryFrom3D(mol)
             return Chem.AddHs(mol, addCoords=True) if add_hs else mol
-        except ValueError as error:
-            reason = str(error).strip().split("\n")[0][:120]
+        except StructokError:
+            raise
+        except (ValueError, RuntimeError) as error:  # RDKit's own checks are RuntimeErrors
+            lines = [line.strip() for line in str(error).strip().split("\n")]
+            reason = (lines[1] if lines[0].startswith("Pre-condition") and len(lines) > 1 else lines[0])[:120]
             raise InputError(f"{where}: RDKit rejects the molecule ({reason})") from None
 
 

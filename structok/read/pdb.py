@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from structok.names import component_kind, is_four_letters, letter
+from structok.read.formats import GAPS_SAID
 from structok.read.table import BACKBONE, MISSING, Table
 from structok.structure import Note, many
 
@@ -273,6 +274,8 @@ def _read_header(table: Table, lines: list[bytes]) -> None:
             table.resolution = value if value > 0 else None
         elif line.startswith((b"TITLE", b"HEADER")):
             title += line[10:].upper()
+        elif line.startswith(GAPS_SAID.encode()):
+            table.gaps_said = True
         elif match := _UNSEEN.match(line):
             name, chain, number, code = (field.decode() for field in match.groups())
             table.unseen.setdefault(chain, {})[int(number), code] = letter(name)

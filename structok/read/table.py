@@ -53,6 +53,7 @@ class Table:
     resolution: float | None = None
     predicted: bool = False
     block: str = ""
+    gaps_said: bool = False  # written by structok: what the file does not call missing is not missing
     unseen: dict[str, dict[tuple[int, str], str]] = field(default_factory=dict)
     components: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
@@ -104,10 +105,13 @@ def group_residues(table: Table) -> list[Residue]:
             )
         )  # fmt: skip
     _fill_numbers(residues)
-    residues, replaced = _one_per_position(table, residues)
+    residues, replaced, repeated = _one_per_position(table, residues)
     if dropped + replaced:
         text = f"{many(dropped + replaced, 'atom')} of alternative locations left out"
         table.notes.append(Note("alternative locations", dropped + replaced, text, routine=True))
+    if repeated:
+        text = f"{many(repeated, 'atom')} that come twice on one spot left out"
+        table.notes.append(Note("repeated atoms", repeated, text))
     return residues
 
 
@@ -205,13 +209,15 @@ def _fill_numbers(residues: Iterable[Residue]) -> None:
         last = residue.number
 
 
-def _one_per_position(table: Table, residues: list[Residue]) -> tuple[list[Residue], int]:
-    """Of adjacent residues with one number on one spot (microheterogeneity), the most occupied; atoms left out.
+def _one_per_position(table: Table, residues: list[Residue]) -> tuple[list[Residue], int, int]:
+    """Of adjacent residues with one number on one spot (microheterogeneity), the most occupied.
+
+    Also how many atoms are left out: those of named alternative locations, and others.
 
     Neighbours that share a number because insertion codes were removed lie apart, and stay.
     """
     kept: list[Residue] = []
-    dropped = 0
+    named = others = 0
     for residue in residues:
         before = kept[-1] if kept else None
         if (
@@ -222,10 +228,14 @@ def _one_per_position(table: Table, residues: list[Residue]) -> tuple[list[Resid
             kept.append(residue)
             continue
         one, other = (float(np.mean(table.occupancy[r.rows])) for r in (before, residue))
-        dropped += len((before if other > one else residue).rows)
+        out = before if other > one else residue
+        if table.alt[out.rows[0]]:
+            named += len(out.rows)
+        else:
+            others += len(out.rows)
         if other > one:
             kept[-1] = residue
-    return kept, dropped
+    return kept, named, others
 
 
 def _overlap(table: Table, one: Residue, other: Residue) -> bool:

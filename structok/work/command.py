@@ -16,6 +16,7 @@ import typer
 from structok.errors import InputError, StructokError
 from structok.options import (
     AddHs,
+    AllAtoms,
     Batch,
     Beam,
     Chain,
@@ -77,6 +78,7 @@ def quantize(
     device: Device = "cpu",
     batch_size: Batch = 32,
     add_hs: AddHs = False,
+    all_atom: AllAtoms = False,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="processes, a model each; default all cores for a folder")
     ] = None,
@@ -102,7 +104,15 @@ def quantize(
         raise typer.BadParameter("--shard and --engine need an output folder: -o tokens/")
     kind = format.value if format else "parquet" if folder else token_format(path)
     settings = Settings(
-        model, device, chain, add_hs, Search(closed_loop, beam, None, rate_weight), batch_size, kind, strict
+        model,
+        device,
+        chain,
+        add_hs,
+        Search(closed_loop, beam, None, rate_weight),
+        batch_size,
+        kind,
+        strict,
+        all_atom=all_atom,
     )
     if path is not None and folder:
         into_folder(inputs, path, settings, shard_size, shard, engine.value, workers, force)
@@ -150,6 +160,7 @@ def evaluate(
     device: Device = "cpu",
     batch_size: Batch = 32,
     add_hs: AddHs = False,
+    all_atom: AllAtoms = False,
     strict: Strict = False,
     quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
@@ -159,10 +170,10 @@ def evaluate(
     from structok.report import compare, summarise, table
     from structok.tokenizer import Search
     from structok.work.log import Log
-    from structok.work.stream import Zoo, encode_items
+    from structok.work.stream import Zoo, encode_items, wanted_of
 
-    log, zoo = Log(strict, quiet), Zoo(model, device)
-    items = read_inputs(inputs, log, chain=chain, add_hs=add_hs)
+    log, zoo = Log(strict, quiet), Zoo(model, device, all_atom=all_atom)
+    items = read_inputs(inputs, log, chain=chain, add_hs=add_hs, wanted=wanted_of(model, all_atom))
     search = Search(closed_loop, beam, None, rate_weight)
     encoded = encode_items(items, zoo, log, batch_size=batch_size, search=search)
     rows = list(compare(log.track(encoded, "tokenizing"), zoo, log))
@@ -201,13 +212,14 @@ def into_stream(inputs: list[str], out: Path | None, settings: Settings, workers
 def _alone(inputs: list[str], settings: Settings, log: Log) -> Iterator[Tokens]:
     """In this process, with all its threads."""
     from structok.read.inputs import read_inputs
-    from structok.work.stream import Zoo, encode_items
-    from structok.work.tasks import say_what_text_loses
+    from structok.work.stream import Zoo, encode_items, wanted_of
+    from structok.work.tasks import say_what_tokens_lose
 
-    zoo = Zoo(settings.model, settings.device)
-    items = read_inputs(inputs, log, chain=settings.chain, add_hs=settings.add_hs)
+    zoo = Zoo(settings.model, settings.device, all_atom=settings.all_atom)
+    wanted = wanted_of(settings.model, settings.all_atom)
+    items = read_inputs(inputs, log, chain=settings.chain, add_hs=settings.add_hs, wanted=wanted)
     for item, tokens in encode_items(items, zoo, log, batch_size=settings.batch_size, search=settings.search):
-        say_what_text_loses(tokens, settings.format, log, item[1])
+        say_what_tokens_lose(tokens, settings.format, log, item[1])
         yield tokens
 
 

@@ -6,22 +6,25 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from structok.errors import InputError, StructokError
-from structok.read.inputs import Item, Reporter
+from structok.read.inputs import Item, Reporter, Wanted
 from structok.tokenizer import Search
 from structok.tokens import Tokens
 from structok.work.log import Log
-from structok.zoo import default_models, load
+from structok.zoo import default_models, load, modality_of, with_all_atoms
 
-__all__ = ["Zoo", "decode_items", "encode_items"]
+__all__ = ["Zoo", "decode_items", "encode_items", "wanted_of"]
 
 _AHEAD = 8  # batches read ahead, so that structures of similar length meet in one batch
 
 
 class Zoo:
-    """Loads each model once: the one asked for, the one a record names, or the modality's default."""
+    """Loads each model once: the one asked for, the one a record names, or the modality's default.
 
-    def __init__(self, model: str | None, device: str) -> None:
-        self._model, self._device = model, device
+    `all_atom` adds side chains to models of backbones.
+    """
+
+    def __init__(self, model: str | None, device: str, *, all_atom: bool = False) -> None:
+        self._model, self._device, self._all_atom = model, device, all_atom
         self._loaded: dict[str, Any] = {}
 
     def get(self, modality: str, named: str = "") -> Any:
@@ -34,12 +37,23 @@ class Zoo:
             name = default_models().get(modality, "")
             if not name:
                 raise InputError(f"no default {modality} model is shipped; name one with -m")
+        if self._all_atom:
+            name = with_all_atoms(name)
         if name not in self._loaded:
             self._loaded[name] = load(name, device=self._device)
         tokenizer = self._loaded[name]
         if tokenizer.modality != modality:
             raise InputError(f"{name} is a {tokenizer.modality} tokenizer, the input is a {modality}")
         return tokenizer
+
+
+def wanted_of(model: str | None, all_atom: bool) -> Wanted:
+    """What a model takes of a file; without one, proteins, and with `all_atom` nucleic acids too."""
+    if model is None:
+        return Wanted.polymers if all_atom else Wanted.backbones
+    if modality_of(model) == "nucleic":
+        return Wanted.nucleic
+    return Wanted.proteins if all_atom or "+" in model else Wanted.backbones
 
 
 def encode_items(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from structok.read.inputs import Item, Reporter, read_units, singles, weight
 from structok.read.sources import Unit
 from structok.structure import Note
@@ -16,7 +18,7 @@ from structok.tokens import Tokens
 from structok.work.engines import DIED
 from structok.work.log import Failure, Notes, Remark
 
-__all__ = ["Chunk", "Outcome", "Quantizer", "Settings", "chunks", "say_what_text_loses"]
+__all__ = ["Chunk", "Outcome", "Quantizer", "Settings", "chunks", "say_what_tokens_lose"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Settings:
     format: str = "parquet"
     strict: bool = False
     threads: int = 1
+    all_atom: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,15 @@ class Outcome:
     tokens: list[Tokens] = field(default_factory=list)  # unless they went into a shard
 
 
-def say_what_text_loses(tokens: Tokens, format: str, log: Reporter, source: str) -> None:
-    """Text has no room for the mask."""
+def say_what_tokens_lose(tokens: Tokens, format: str, log: Reporter, source: str) -> None:
+    """Residues without a code for their atoms; and text has no room for the mask."""
+    codes = tokens.sidechains if tokens.modality == "protein" else tokens.conformers
+    if codes is not None:
+        coded = [letter not in "GX" or tokens.modality == "nucleic" for letter in tokens.sequence or ""]
+        bare = int((tokens.mask & (codes < 0) & np.array(coded)).sum())
+        if bare:
+            text = f"chain {tokens.chain}: {bare} residues lack atoms or have odd ones, and come back as their frame"
+            log.note(Note("frames only", bare, text, tokens.chain), source)
     missing = int((~tokens.mask).sum())
     if format == "text" and missing:
         where = "" if tokens.chain is None else f"chain {tokens.chain or '(blank)'}: "
@@ -114,7 +124,7 @@ class Quantizer:
         return outcome
 
     def _encode(self, units: Iterable[Unit], notes: Notes) -> Iterator[tuple[Item, Tokens]]:
-        from structok.work.stream import Zoo, encode_items
+        from structok.work.stream import Zoo, encode_items, wanted_of
 
         settings = self.settings
         if self._zoo is None:
@@ -122,9 +132,15 @@ class Quantizer:
                 import torch
 
                 torch.set_num_threads(settings.threads)
-            self._zoo = Zoo(settings.model, settings.device)
+            self._zoo = Zoo(settings.model, settings.device, all_atom=settings.all_atom)
         encoded = encode_items(
-            read_units(units, notes, chain=settings.chain, add_hs=settings.add_hs),
+            read_units(
+                units,
+                notes,
+                chain=settings.chain,
+                add_hs=settings.add_hs,
+                wanted=wanted_of(settings.model, settings.all_atom),
+            ),
             self._zoo,
             notes,
             batch_size=settings.batch_size,
@@ -132,7 +148,7 @@ class Quantizer:
             eager=False,
         )
         for item, tokens in encoded:
-            say_what_text_loses(tokens, settings.format, notes, item[1])
+            say_what_tokens_lose(tokens, settings.format, notes, item[1])
             yield item, tokens
 
 

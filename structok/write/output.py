@@ -67,7 +67,7 @@ def _grouped(rebuilt: Iterable[tuple[Tokens, Any]]) -> Iterator[tuple[str, list[
     chains: list[Any] = []
     ids: set[str] = set()
     for tokens, structure in rebuilt:
-        same = chains and tokens.modality == "protein" and tokens.id == name and (tokens.chain or "A") not in ids
+        same = chains and tokens.modality != "molecule" and tokens.id == name and (tokens.chain or "A") not in ids
         if chains and not same:
             yield name, chains
             chains, ids = [], set()
@@ -107,7 +107,7 @@ def _kind(structure: Any, format: str | None, from_suffix: str | None) -> str:
     protein = hasattr(structure, "coords")
     kind = format or from_suffix or ("pdb" if protein else "sdf")
     if protein != (kind in _PROTEIN):
-        raise InputError(f"{'proteins' if protein else 'molecules'} cannot be written as {kind}")
+        raise InputError(f"{'polymers' if protein else 'molecules'} cannot be written as {kind}")
     return kind
 
 

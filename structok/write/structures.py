@@ -13,8 +13,8 @@ import numpy as np
 
 from structok.errors import InputError
 from structok.files import write_whole
-from structok.names import three_letters
-from structok.read.formats import suffix_kind
+from structok.geometry import BOND_LIMIT
+from structok.read.formats import GAPS_SAID, suffix_kind
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
@@ -55,8 +55,8 @@ def structure_bytes(chains: Sequence[Backbone], kind: str, *, oxygen: bool = Fal
     chains = [c for c in chains if c.mask.any()]
     if not chains:
         raise InputError(f"{label}: no observed residue to write")
-    atoms = concatenate([c.to_atom_array(oxygen=oxygen) for c in chains])
-    return _pdb(chains, atoms, label) if kind == "pdb" else _cif(chains, atoms, kind)
+    arrays = [c.to_atom_array(oxygen=oxygen) for c in chains]
+    return _pdb(chains, concatenate(arrays), label) if kind == "pdb" else _cif(chains, arrays, kind)
 
 
 def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
@@ -77,6 +77,8 @@ def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
     file.write(text)
     lines = [_remark(c, int(i)) for c in chains for i in np.flatnonzero(~c.mask)]
     lines = [line for line in lines if line]
+    if lines or any(_broken(c) for c in chains):
+        lines.insert(0, GAPS_SAID)
     for line in text.getvalue().splitlines():
         if line.startswith(("ATOM", "HETATM")):
             line = f"{line[:20]}{next(ids):>2}{line[22:]}"
@@ -84,34 +86,42 @@ def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
     return ("\n".join(lines) + "\nEND\n").encode()
 
 
+def _broken(chain: Backbone) -> bool:
+    """Whether neighbours are not bonded, so that a reader could take residues between them for missing."""
+    gap = np.linalg.norm(chain.coords[1:, 0] - chain.coords[:-1, 2], axis=-1)
+    return bool((gap >= BOND_LIMIT).any())
+
+
 def _remark(chain: Backbone, slot: int) -> str:
     """The line that says that a residue is missing; '' for slots without a number."""
     match = _RESIDUE_ID.fullmatch(chain.residue_ids[slot])
     if match is None:
         return ""
-    return f"REMARK 465     {three_letters(chain.sequence[slot])} {chain.chain_id:>1} {match[1]:>5}{match[2]}"
+    return f"REMARK 465     {chain.components[slot]:>3} {chain.chain_id:>1} {match[1]:>5}{match[2]}"
 
 
-def _cif(chains: Sequence[Backbone], atoms: AtomArray, kind: str) -> bytes:
+def _cif(chains: Sequence[Backbone], arrays: Sequence[AtomArray], kind: str) -> bytes:
     """mmCIF or BinaryCIF, an entity for each chain with its full sequence."""
+    from biotite.structure import concatenate, get_residue_starts
     from biotite.structure.io import pdbx
 
     file: Any = pdbx.BinaryCIFFile() if kind == "bcif" else pdbx.CIFFile()
-    pdbx.set_structure(file, atoms, data_block=chains[0].name or "structok")
+    pdbx.set_structure(file, concatenate(arrays), data_block=chains[0].name or "structok")
     block = file.block
     new = type(block["atom_site"])
-    per_residue = len(atoms) // sum(int(c.mask.sum()) for c in chains)
-    places = np.concatenate([np.flatnonzero(c.mask) + 1 for c in chains])
-    entities = np.concatenate([np.full(int(c.mask.sum()), i) for i, c in enumerate(chains, 1)])
-    block["atom_site"]["label_seq_id"] = np.repeat(places, per_residue)
-    block["atom_site"]["label_entity_id"] = np.repeat(entities, per_residue).astype(str)
+    per_residue = [np.diff(get_residue_starts(a, add_exclusive_stop=True)) for a in arrays]
+    places = [np.repeat(np.flatnonzero(c.mask) + 1, n) for c, n in zip(chains, per_residue)]
+    block["atom_site"]["label_seq_id"] = np.concatenate(places)
+    entities = np.repeat(np.arange(1, len(chains) + 1), [len(a) for a in arrays])
+    block["atom_site"]["label_entity_id"] = entities.astype(str)
     block["entity_poly_seq"] = new(
         {
             "entity_id": np.concatenate([np.full(len(c), i) for i, c in enumerate(chains, 1)]).astype(str),
             "num": np.concatenate([np.arange(1, len(c) + 1) for c in chains]),
-            "mon_id": np.array([three_letters(letter) for c in chains for letter in c.sequence]),
+            "mon_id": np.array([name for c in chains for name in c.components]),
         }
     )
+    block["software"] = new({"name": np.array(["structok"])})
     if kind == "cif":
         text = io.StringIO()
         file.write(text)

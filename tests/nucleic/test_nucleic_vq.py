@@ -12,7 +12,8 @@ import structok
 from structok.errors import InputError, TokensError
 from structok.nucleic.atoms import ATOMS, BACKBONE, BASES, FRAME, IN_FRAME, LETTERS, names_of
 from structok.nucleic.chain import NucleicChain
-from structok.nucleic.conformers import Options, best_path
+from structok.nucleic.choice import best_path
+from structok.nucleic.conformers import Options
 from structok.nucleic.metrics import compare_atoms, frame_rmsd, is_north, link_lengths, pseudorotation
 from train.polymer.data import load_nucleic
 

@@ -1,21 +1,12 @@
-"""The tables of side-chain atoms against the component dictionary, and the measures against biotite and brute force."""
+"""The tables of side-chain atoms against the component dictionary, and the measures against biotite."""
 
 import numpy as np
 import pytest
 from biotite.sequence import ProteinSequence
 from biotite.structure import dihedral_side_chain, info
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from structok.protein.sidechain_atoms import ALIKE, ATOMS, BONDS, CHIS, LETTERS
-from structok.protein.sidechain_metrics import chi_angles, clashes, compare_atoms, near_pairs, with_alike_names
-
-
-def ideal(letter):
-    """Heavy atoms of the component dictionary, without OXT, in our order: an independent source."""
-    residue = info.residue(ProteinSequence.convert_letter_1to3(letter))
-    names = residue.atom_name.tolist()
-    return residue[[names.index(name) for name in ATOMS[letter]]]
+from structok.protein.sidechain_metrics import chi_angles, clashes, compare_atoms, with_alike_names
 
 
 @pytest.mark.parametrize("letter", LETTERS)
@@ -36,7 +27,7 @@ def test_exchanging_alike_names_keeps_the_bonds(letter):
     assert {frozenset(turned.get(name, name) for name in bond) for bond in bonds} == bonds
 
 
-def test_chi_angles_agree_with_biotite():
+def test_chi_angles_agree_with_biotite(ideal):
     for letter in CHIS:
         residue = ideal(letter)
         atoms = np.full((1, 14, 3), np.nan)
@@ -47,15 +38,7 @@ def test_chi_angles_agree_with_biotite():
         assert seen.sum() == np.isfinite(ours).sum()
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 200), st.integers(0, 1000), st.floats(0.5, 4))
-def test_near_pairs_are_those_of_brute_force(n, seed, limit):
-    points = np.random.default_rng(seed).uniform(-8, 8, (n, 3))
-    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    assert set(map(tuple, near_pairs(points, limit).tolist())) == set(zip(*np.nonzero(np.triu(distance < limit, 1))))
-
-
-def test_bonded_atoms_do_not_clash_and_others_do():
+def test_bonded_atoms_do_not_clash_and_others_do(ideal):
     atoms = np.full((2, 14, 3), np.nan)
     residue = ideal("K")
     atoms[0, : len(residue)] = residue.coord
@@ -65,7 +48,7 @@ def test_bonded_atoms_do_not_clash_and_others_do():
     assert clashes(atoms, "KA") == {(ATOMS["K"].index("NZ"), 18)}
 
 
-def test_alike_names_count_as_right_and_methyls_of_leucine_do_not():
+def test_alike_names_count_as_right_and_methyls_of_leucine_do_not(ideal):
     def both(letter, other):
         atoms = np.full((1, 14, 3), np.nan)
         residue = ideal(letter)

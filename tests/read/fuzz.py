@@ -40,6 +40,7 @@ _LOSSES = (
     "chains skipped",
     "lines ignored",
     "ligands left out",
+    "repeated atoms",
 )
 OUTCOMES: Counter[str] = Counter()  # what came of the files of a run
 

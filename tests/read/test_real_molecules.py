@@ -108,3 +108,10 @@ def test_atom_types_of_gaff_are_read_and_unknown_ones_named(read):
     assert Chem.MolToSmiles(Chem.RemoveHs(mol)) == "CO" and len(prepare(mol)) == 6
     [error] = read(GAFF.replace(" c3 ", " CT "), "x.mol2").errors
     assert "CT" in error and "SYBYL" in error
+
+
+def test_an_element_that_is_none_is_an_error_of_its_record(read):
+    good = block("CCO", "good")
+    bad = good.replace(" O   0", " R#  0").replace("M  END", "M  ISO  1   1 999\nM  END").replace("good", "bad")
+    found = read(f"{bad}$$$$\n{good}$$$$\n", "x.sdf")
+    assert "good" in names(found) and all("\n" not in e for e in found.errors)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from structok.codebook.kmeans import centroids, spread_seeds
 from structok.codebook.nearest import nearest_code
 from structok.geometry import apply
 
-__all__ = ["Stiff", "idealise", "in_many_frames", "learn_conformers", "stiff_pairs"]
+__all__ = ["Stiff", "idealise", "in_many_frames", "learn_conformers", "stiff_pairs", "usual_errors"]
 
 ITERATIONS = 8  # of plain k-means
 FIT = 0.05  # Å, how far a conformer may lie from the mean of its samples, as a standard deviation
 STIFF = 0.06  # Å; distances that vary less than this are geometry, the others are conformation
-FIXED = 0.97  # share of residues that have a stiff distance within five standard deviations
+FIXED, NEAR = 0.97, 0.15  # share of residues that have a stiff distance, within five deviations or this many Å
 LEAST = 0.005  # Å, the least standard deviation that a distance is given
 
 
@@ -40,7 +41,7 @@ def stiff_pairs(own: Float[Tensor, "m n 3"], frame: int = 3) -> Stiff:
     middle = length.median(0).values
     # robust against the few residues with wrong geometry
     spread = 1.4826 * (length - middle).abs().median(0).values
-    near = (length - middle).abs() < 5 * spread.clamp(min=LEAST)
+    near = (length - middle).abs() < (5 * spread).clamp(min=NEAR)
     mean = torch.where(near, length, 0).sum(0) / near.sum(0)
     spread = (torch.where(near, length - mean, 0).square().sum(0) / near.sum(0)).sqrt()
     kept = (spread < STIFF) & (near.float().mean(0) > FIXED)
@@ -67,6 +68,12 @@ def idealise(
         loss.backward()
         adam.step()
     return moved.detach()
+
+
+def usual_errors(frames: Float[Tensor, "m 4 4"], shift: float, degrees: float) -> Bool[Tensor, " m"]:
+    """Which errors of rebuilt frames are small; the others, of breaks and bad models, no conformer should make good."""
+    turn = (frames[:, :3, :3].diagonal(dim1=-1, dim2=-2).sum(-1) - 1) / 2
+    return (frames[:, :3, 3].norm(dim=-1) < shift) & (turn > math.cos(math.radians(degrees)))
 
 
 def in_many_frames(

@@ -29,10 +29,11 @@ from structok.polymer.chain import ChainModel, chain_steps
 from structok.polymer.local import onto_rebuilt
 from train.polymer.chain_vq import closed_loop_steps, learn_breaks
 from train.polymer.data import NucleicChain, load_nucleic
-from train.polymer.ideal import in_many_frames, learn_conformers, stiff_pairs
+from train.polymer.ideal import in_many_frames, learn_conformers, stiff_pairs, usual_errors
 
 console = Console(stderr=True)
 KEPT = 4  # rounds whose steps are remembered: seen from differently rebuilt chains, few steps become many
+USUAL = 1.0, 30.0  # Å and degrees by which rebuilt frames may be off
 ODD = 0.5  # Å from the usual base; such bases have a wrong geometry and teach nothing
 
 
@@ -121,7 +122,7 @@ def base_templates(chains: Sequence[NucleicChain]) -> dict[str, Float[Tensor, "n
 def gather(
     chains: Sequence[NucleicChain], model: ChainModel, bases: Bases, beam: int
 ) -> tuple[dict[str, Seen], Float[Tensor, "m 4 4"]]:
-    """Complete nucleotides by kind of sugar, and all errors of rebuilt frames (the true frame, in the rebuilt one)."""
+    """Complete nucleotides by kind of sugar, and the errors of rebuilt frames (the true frame, in the rebuilt one)."""
     kept = [c for c in chains if int(frames_of(c).isfinite().all(-1).all(-1).sum()) >= 2]
     codes = model.encode([frames_of(c) for c in kept], beam=beam)
     local = []
@@ -132,13 +133,13 @@ def gather(
     x = torch.cat(local)
     dna = torch.tensor([letter.islower() for c in kept for letter in c.sequence])
     frames = backbone_frames(x[:, :3])
-    own = apply(invert(frames), x)
+    own, usual = apply(invert(frames), x), usual_errors(frames, *USUAL)
     found = {}
     for kind, rows in (("rna", ~dna), ("dna", dna)):
         needed = [i for i in range(x.shape[1]) if kind == "rna" or i != 3 + O2]
-        whole = rows & x[:, needed].isfinite().all(-1).all(-1)
+        whole = rows & x[:, needed].isfinite().all(-1).all(-1) & usual
         found[kind] = Seen(x[whole].float(), own[whole].float())
-    return found, frames[frames.isfinite().all(-1).all(-1)]
+    return found, frames[usual]
 
 
 def learn_book(

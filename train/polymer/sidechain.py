@@ -24,9 +24,11 @@ from structok.polymer.local import onto_rebuilt
 from structok.protein.sidechain import CODED, SideChainConfig, SideChains
 from structok.protein.sidechain_atoms import ATOMS, BONDS
 from train.polymer.data import ProteinChain, load_proteins
-from train.polymer.ideal import in_many_frames, learn_conformers, stiff_pairs
+from train.polymer.ideal import in_many_frames, learn_conformers, stiff_pairs, usual_errors
 
 console = Console(stderr=True)
+BRANCHED = "IT"  # types whose CB has a handedness
+USUAL = 0.5, 20.0  # Å and degrees by which rebuilt frames may be off
 MISFIT = 1.0  # Å from the type's usual distance between bonded atoms; such residues teach nothing
 
 
@@ -45,19 +47,19 @@ def rebuild(chains: Sequence[ProteinChain], model: str) -> list[Float[Tensor, "l
 
 
 def gather(chains: Sequence[ProteinChain], rebuilt: Sequence[Tensor]) -> tuple[dict[str, Seen], Float[Tensor, "m 4 4"]]:
-    """Complete residues by type, and all errors of rebuilt frames (true frame, seen from the rebuilt one)."""
+    """Complete residues by type, and the errors of rebuilt frames (true frame, seen from the rebuilt one)."""
     atoms = [torch.from_numpy(c.atoms).double() for c in chains]
     local = torch.cat([onto_rebuilt(x, y).double() for x, y in zip(atoms, rebuilt)])
     letters = np.frombuffer("".join(c.sequence for c in chains).encode(), np.uint8)
     frames = backbone_frames(local[:, :3])
-    own = apply(invert(frames), local)
+    own, usual = apply(invert(frames), local), usual_errors(frames, *USUAL)
     found = {}
     for letter in CODED:
         n = len(ATOMS[letter])
         kept = [i for i in range(n) if i != 3]  # without O
-        rows = torch.from_numpy(letters == ord(letter)) & local[:, :n].isfinite().all(-1).all(-1)
+        rows = torch.from_numpy(letters == ord(letter)) & local[:, :n].isfinite().all(-1).all(-1) & usual
         found[letter] = _plausible(Seen(local[rows][:, kept].float(), own[rows][:, kept].float()), letter)
-    return found, frames[frames.isfinite().all(-1).all(-1)]
+    return found, frames[usual]
 
 
 def _plausible(seen: Seen, letter: str) -> Seen:
@@ -65,8 +67,11 @@ def _plausible(seen: Seen, letter: str) -> Seen:
     names = [name for name in ATOMS[letter] if name != "O"]
     pairs = torch.tensor([[names.index(a), names.index(b)] for a, b in BONDS[letter] if "O" not in (a, b)])
     length = (seen.own[:, pairs[:, 0]] - seen.own[:, pairs[:, 1]]).norm(dim=-1)
-    height = seen.own[:, 3, 2]
-    good = ((length - length.median(0).values).abs() < MISFIT).all(1) & (height * height.median() > 0)
+    good = ((length - length.median(0).values).abs() < MISFIT).all(1)
+    for centre, *others in ((1, 0, 2, 3), (3, 1, 4, 5))[: 1 + (letter in BRANCHED)]:  # CA, and CB where it has a hand
+        x, y, z = (seen.own[:, k] - seen.own[:, centre] for k in others)
+        volume = (torch.linalg.cross(x, y) * z).sum(-1)
+        good &= volume / volume.median() > 0.5  # neither turned over nor flat
     return Seen(seen.local[good], seen.own[good])
 
 

@@ -1,9 +1,7 @@
-"""Training of a GCP-VQVAE whose decoder reads anchors.
+"""How a network whose decoder reads anchors learns: damaged codes and anchors, no anchors, jittered chains.
 
-Windows of chains get anchors made up on the way: in a frame turned at random, on the points of a ball as large as that
-of a chain the window may be cut from, chosen as `GCPVQVAE.sketch` chooses them. Some codes and anchors are replaced at
-random, some windows have no anchors, and some are encoded twice, the second time with noise and an end cut off, to get
-the same codes.
+Nothing global is asked of it. Losses look at what is near along the chain, and at absolute positions only where anchors
+say them, so windows of chains suffice.
 """
 
 from __future__ import annotations
@@ -16,163 +14,175 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from structok.codebook.nearest import nearest_code
-from structok.polymer.anchors import RADII, AnchorPoints, load_points, radius_code
-from structok.polymer.shaping import shape_anchors
-from structok.protein.anchored import Anchors, Decoded
+from structok.geometry import apply, backbone_frames, invert
+from structok.protein.anchored import Anchors
 from structok.protein.decoder import backbone
-from structok.protein.losses import bond_error, position_error, relative_error
 from train.protein.data import Batch
 from train.protein.tasks import ProteinTask, Training
 
-__all__ = ["AnchoredTask", "Damage", "make_anchors"]
+__all__ = ["AnchoredTask", "Damage", "absolute_error", "bond_error", "local_error"]
 
-_LARGER = 3  # √2 to this power: how much larger than the window's own ball the chain's may be
-_CANDIDATES = 16
+_APART = (1, 2, 3, 5, 8, 12, 16, 24)  # residues, how far `local_error` looks
+_CN, _CA = 1.33, 3.8  # Å between bonded neighbours
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What examples go through.
+    """What is done to examples so that tokens become robust.
 
     Parameters
     ----------
+    share, most : share of examples with wrong codes and anchors, and the largest share of them that are wrong
     withheld : share of examples without anchors
-    damaged, most : share of examples with wrong codes and anchors, and the largest share of them that is wrong
-    twice : share of examples that are encoded again
-    jitter, cut : of the second time: largest standard deviation of the noise, Å, and residues cut off at most
-    steady : weight of the squared distance of its latents from the first codes
-    noise : standard deviation of noise on the latents as long as there is no codebook
+    again, jitter, crop : share of a batch that is encoded again, with noise of at most this standard deviation (Å) and
+        without up to so many residues at its start; the same codes are wanted
+    blur : largest noise on latents before there is a codebook
+    absolute, local, chained, bonds, quantizer, consistency : weights of the losses
     """
 
-    withheld: float = 0.2
-    damaged: float = 0.55
+    share: float = 0.55
     most: float = 0.1
-    twice: float = 0.25
+    withheld: float = 0.2
+    again: float = 0.25
     jitter: float = 0.2
-    cut: int = 24
-    steady: float = 8.0
-    noise: float = 0.6
+    crop: int = 24
+    blur: float = 0.6
+    absolute: float = 1.0
+    local: float = 1.0
+    chained: float = 1.0
+    bonds: float = 0.5
+    quantizer: float = 0.25
+    consistency: float = 8.0
 
 
-def make_anchors(
-    target: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"], spacing: int, points: AnchorPoints
-) -> Anchors:
-    """Anchors of windows, in the windows' own coordinates."""
-    ball = points.points.double()
-    positions, radius = [], []
-    for x, seen in zip(target[:, :, 1].double(), mask):
-        centre = x[seen].mean(0)
-        turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
-        reach = (x[seen] - centre).norm(dim=-1).max()
-        size = RADII[radius_code(reach) + torch.randint(_LARGER + 1, ())]
-        shift = (
-            (size - reach) * torch.nn.functional.normalize(torch.randn(3, dtype=torch.float64), dim=0) * torch.rand(())
-        )
-        here, known = x[::spacing], seen[::spacing]
-        local = (here[known] - centre) @ turn + shift
-        near = ball[nearest_code((local / size).float(), points.points, k=_CANDIDATES)[1].long()] * size
-        pick = shape_anchors(local, near)
-        placed = torch.full_like(here, torch.nan)
-        placed[known] = (near[torch.arange(len(pick)), pick] - shift) @ turn.T + centre
-        positions.append(placed)
-        radius.append(size)
-    stacked = torch.stack(positions).to(target.dtype)
-    known = stacked.isfinite().all(-1)
-    return Anchors(stacked.nan_to_num(), known, torch.stack(radius).to(target.dtype))
+def local_error(
+    frames: Float[Tensor, "b l 4 4"], target: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"]
+) -> Float[Tensor, ""]:
+    """Mean distance (Å, at most 10) of atoms of residues a little on, seen from each residue; near ones weigh more."""
+    true = backbone_frames(torch.where(mask[..., None, None], target, _SOME.to(target)))
+    here = backbone_frames(backbone(torch.eye(4, dtype=frames.dtype, device=frames.device)))
+    seen, wanted = invert(frames @ here), invert(true)
+    atoms, total, weights = backbone(frames), frames.new_zeros(()), 0.0
+    for k in _APART:
+        if k >= mask.shape[1]:
+            break
+        error = apply(seen[:, :-k], atoms[:, k:]) - apply(wanted[:, :-k], target[:, k:].nan_to_num())
+        distance = (error.square().sum(-1) + (1e-4 if k == 1 else 1e-2)).sqrt().clamp(max=10)
+        weight = (2.0 if k == 1 else 1.0) / k**0.5
+        total, weights = total + weight * _mean(distance, mask[:, :-k] & mask[:, k:]), weights + weight
+    return total / max(weights, 1e-9)
+
+
+_SOME = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 1.0, 0]])  # any residue that has a frame
+
+
+def absolute_error(
+    frames: Float[Tensor, "b l 4 4"], target: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"]
+) -> Float[Tensor, ""]:
+    """Distance of atoms, squared below 2 Å, linear beyond, cut off at 30."""
+    square = (backbone(frames) - target.nan_to_num()).square().sum(-1)
+    huber = torch.where(square < 4, square / 2, 2 * (square + 1e-6).sqrt() - 2).clamp(max=30)
+    return _mean(huber + 0.3 * (square + 0.01).sqrt(), mask)
+
+
+def bond_error(
+    frames: Float[Tensor, "b l 4 4"], target: Float[Tensor, "b l 3 3"], mask: Bool[Tensor, "b l"]
+) -> Float[Tensor, ""]:
+    """Mean deviation (Å) of C-N and CA-CA of neighbours; cis bonds, which are rare, cost 0.85 Å."""
+    x = backbone(frames)
+    error = ((x[:, 1:, 0] - x[:, :-1, 2]).norm(dim=-1) - _CN).abs().clamp(max=1.5)
+    error = error + ((x[:, 1:, 1] - x[:, :-1, 1]).norm(dim=-1) - _CA).abs().clamp(max=1.0)
+    return _mean(error[..., None], mask[:, 1:] & mask[:, :-1])
+
+
+def _mean(values: Float[Tensor, "b l a"], mask: Bool[Tensor, "b l"]) -> Float[Tensor, ""]:
+    return (values * mask[..., None]).sum() / (mask.sum().clamp(min=1) * values.shape[-1])
 
 
 class AnchoredTask(ProteinTask):
-    """As `ProteinTask`, with anchors; its losses are those of frames where anchors put them."""
+    """Autoencoding with anchors; validated as it is used, with all of them.
+
+    Parameters
+    ----------
+    points : that anchors are quantised to, in the unit ball
+    """
+
+    points: Tensor
 
     def __init__(
         self,
         model: Any,
         settings: Training,
         damage: Damage,
+        points: Float[Tensor, "k 3"],
         export: Callable[[Any], None] | None = None,
         samples: str = "",
     ) -> None:
         super().__init__(model, settings, export, samples)
         self.damage = damage
-        self.points = load_points(model.config.anchors.points)
-
-    def anchors(self, batch: Batch) -> Anchors:
-        """Made on the CPU."""
-        made = make_anchors(batch.target.cpu(), batch.mask.cpu(), self.model.config.anchors.spacing, self.points)
-        return Anchors(*(x.to(self.device) for x in made))
-
-    def rebuild(
-        self,
-        model: Any,
-        batch: Batch,
-    ) -> tuple[Float[Tensor, "b l 3 3"], Int[Tensor, "b l"], Float[Tensor, ""]]:
-        made = model(model.graph(batch.coords, batch.mask, batch.types), batch.mask, self.anchors(batch))
-        return made.coords, made.codes, made.quantizer_loss
+        self.register_buffer("points", points.clone())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        d, model, quantizer = self.damage, self.model, self.model.quantizer
-        self.start_codebook()
-        count = round(d.twice * len(batch.mask))
-        coords, mask = self._again(batch, count)
-        latents = model.encode(model.graph(coords, mask, torch.cat([batch.types, batch.types[:count]])), mask)
-        first, second = latents[: len(batch.mask)], latents[len(batch.mask) :]
-        quantized = quantizer(first, batch.mask)
-        vectors = quantized.vectors
-        if quantizer.bypass:
-            self._latents.append(first.detach()[batch.mask].float())
-            vectors, aim = first + d.noise * torch.randn_like(first), first[:count].detach()
+        d, model, mask, anchors = self.damage, self.model, batch.mask, batch.anchors
+        assert anchors is not None
+        again, seen = self._again(batch)
+        some = len(again)
+        coords, masks = torch.cat([batch.coords, again]), torch.cat([mask, seen])
+        latents = model.encode(model.graph(coords, masks, torch.cat([batch.types, batch.types[:some]])), masks)
+        z, repeated = latents[: len(mask)], latents[len(mask) :]
+        self.start(model.quantizer)
+        self.keep(model.quantizer, z[mask])
+        vectors, codes, commitment = model.quantizer(z, mask)
+        if model.quantizer.bypass:
+            wanted = z[:some].detach()
+            grown = min(1.0, self.global_step / max(1, self.settings.continuous))
+            vectors = vectors + d.blur * (0.25 + 0.75 * grown) * torch.randn_like(z)
         else:
-            aim = quantizer.lookup(quantized.codes[:count]).detach()
-        both = (mask[len(batch.mask) :] & batch.mask[:count])[..., None]
-        steady = ((second - aim).square() * both).sum() / (both.sum() * first.shape[-1]).clamp(min=1)
-        anchors = self.anchors(batch)
-        told = torch.rand(len(first), device=self.device) >= d.withheld
-        anchors = anchors._replace(known=anchors.known & told[:, None])
-        if not quantizer.bypass:
-            vectors, anchors = self._spoil(vectors, batch.mask, anchors)
-        decoded = model.frames(vectors, batch.mask, anchors)
-        losses = self._losses(decoded, batch, told)
-        total = sum(losses.values()) + 0.25 * quantized.loss + d.steady * steady
-        named = {**losses, "steady": steady, "quantizer": quantized.loss, "total": total}
-        self.log_dict({f"loss/{name}": value for name, value in named.items()}, batch_size=len(first))
+            wanted = model.quantizer.lookup(codes[:some]).detach()
+            vectors, anchors = self._damaged(vectors, codes, anchors, mask)
+        given = torch.rand(len(mask), device=self.device) >= d.withheld
+        anchors = anchors._replace(known=anchors.known & given[:, None])
+        made = model.frames(vectors, mask, anchors)
+        losses = {
+            "absolute": sum(
+                w * absolute_error(f, batch.target, mask & given[:, None]) for w, f in _late(made.corrected, 0.4)
+            ),
+            "local": sum(w * local_error(f, batch.target, mask) for w, f in _late(made.corrected, 0.3)),
+            "chained": local_error(made.chained, batch.target, mask),
+            "bonds": bond_error(made.frames, batch.target, mask),
+            "quantizer": commitment,
+            "consistency": _mean((repeated - wanted).square(), seen & mask[:some]),
+        }
+        total = sum(getattr(d, name) * value for name, value in losses.items())
+        self.log_dict({f"loss/{name}": value for name, value in losses.items()}, batch_size=len(mask))
+        self.log("loss/total", total, batch_size=len(mask), prog_bar=True)
         return total
 
-    def _losses(self, decoded: Decoded, batch: Batch, told: Bool[Tensor, " b"]) -> dict[str, Tensor]:
-        chained, last = backbone(decoded.chained), backbone(decoded.frames)
-        place = sum(
-            weight * position_error(backbone(frames), batch.target, batch.mask)
-            for frames, weight in zip(decoded.corrected[::-1], (1.0, 0.4))
-        )
-        return {
-            "position": (place * told).sum() / told.sum().clamp(min=1),
-            "relative": relative_error(last, batch.target, batch.mask).mean(),
-            "chained": relative_error(chained, batch.target, batch.mask).mean(),
-            "bonds": 0.5 * bond_error(last, batch.target, batch.mask).mean(),
-        }
+    def _again(self, batch: Batch) -> tuple[Float[Tensor, "j l 3 3"], Bool[Tensor, "j l"]]:
+        """Some of the chains with noise, and cropped at their start."""
+        count = max(1, round(self.damage.again * len(batch.mask)))
+        coords, mask = batch.coords[:count], batch.mask[:count]
+        sigma = self.damage.jitter * torch.rand(count, 1, 1, 1, device=self.device)
+        cut = torch.randint(0, self.damage.crop, (count, 1), device=self.device)
+        cut = cut * (torch.rand(count, 1, device=self.device) < 0.5) * (mask.sum(1, keepdim=True) > 2 * cut)
+        left = mask & (torch.arange(mask.shape[1], device=self.device) >= cut)
+        return coords + sigma * torch.randn_like(coords), left
 
-    def _again(self, batch: Batch, count: int) -> tuple[Float[Tensor, "m l 3 3"], Bool[Tensor, "m l"]]:
-        """The batch, and its first examples once more with noise, some without their first residues."""
-        d, x, mask = self.damage, batch.coords[:count], batch.mask[:count]
-        noise = d.jitter * torch.rand(count, 1, 1, 1, device=x.device) * torch.randn_like(x)
-        cut = torch.randint(0, d.cut + 1, (count, 1), device=x.device) * (torch.rand(count, 1, device=x.device) < 0.5)
-        kept = mask & (torch.arange(mask.shape[1], device=x.device) >= cut)
-        return torch.cat([batch.coords, x + noise]), torch.cat([batch.mask, kept])
-
-    def _spoil(
-        self, vectors: Float[Tensor, "b l d"], mask: Bool[Tensor, "b l"], anchors: Anchors
+    def _damaged(
+        self, vectors: Float[Tensor, "b l d"], codes: Int[Tensor, "b l"], anchors: Anchors, mask: Bool[Tensor, "b l"]
     ) -> tuple[Float[Tensor, "b l d"], Anchors]:
-        """Random codes and anchors in place of some."""
-        d, book = self.damage, self.model.quantizer.codebook.detach()
-        rate = d.most * torch.rand(len(mask), 1, device=mask.device)
-        rate = rate * (torch.rand_like(rate) < d.damaged)
-        wrong = (torch.rand(mask.shape, device=mask.device) < rate) & mask
-        other = book[torch.randint(len(book), mask.shape, device=mask.device)]
-        ball = self.points.points.to(mask.device)
-        middle = (anchors.positions * anchors.known[..., None]).sum(1) / anchors.known.sum(1, keepdim=True).clamp(min=1)
-        anywhere = (
-            ball[torch.randint(len(ball), anchors.known.shape, device=mask.device)] * anchors.radius[:, None, None]
-        )
-        off = (torch.rand(anchors.known.shape, device=mask.device) < rate) & anchors.known
-        positions = torch.where(off[..., None], anywhere + middle[:, None], anchors.positions)
-        return torch.where(wrong[..., None], other, vectors), anchors._replace(positions=positions)
+        """Some codes and anchors replaced by any; a wrong code has no gradient."""
+        d, device = self.damage, self.device
+        rate = d.most * torch.rand(len(mask), 1, device=device) * (torch.rand(len(mask), 1, device=device) < d.share)
+        hit = (torch.rand(mask.shape, device=device) < rate) & mask
+        wrong = torch.randint(0, len(self.model.quantizer.codebook), codes.shape, device=device)
+        vectors = torch.where(hit[..., None], self.model.quantizer.lookup(wrong), vectors)
+        hit = (torch.rand(anchors.known.shape, device=device) < rate) & anchors.known
+        wrong = torch.randint(0, len(self.points), hit.shape, device=device)
+        anywhere = self.points[wrong] * anchors.radius[:, None, None]
+        return vectors, anchors._replace(positions=torch.where(hit[..., None], anywhere, anchors.positions))
+
+
+def _late(corrected: list[Float[Tensor, "b l 4 4"]], early: float) -> list[tuple[float, Float[Tensor, "b l 4 4"]]]:
+    """Weights of the corrections: the last counts whole, those before it a part."""
+    return [(1.0 if f is corrected[-1] else early, f) for f in corrected]

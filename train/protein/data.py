@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from structok.batching import by_length
 from structok.data.dataset import Place, Row, ShardDataset
 from structok.geometry import BOND_LIMIT
+from structok.protein.anchored import Anchors
 from structok.protein.features import residue_types
 
 __all__ = ["Batch", "Chain", "Chains", "Sampling", "collate", "fixed_batches", "with_gaps"]
@@ -59,16 +60,21 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Chain:
-    """One example: N, CA, C (NaN = missing), residue types, and a name."""
+    """One example: N, CA, C (NaN = missing), residue types, a name, and perhaps anchors and their ball's radius (Å)."""
 
     coords: Float[Tensor, "l 3 3"]
     types: Int[Tensor, " l"]
     name: str = ""
+    anchors: Float[Tensor, "a 3"] | None = None
+    radius: float = 1.0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded to the longest. `coords` is what the encoder sees, `target` what it should rebuild."""
+    """Examples padded to the longest. `coords` is what the encoder sees, `target` what it should rebuild.
+
+    Anchors, if there are any, are in the target's frame.
+    """
 
     coords: Float[Tensor, "b l 3 3"]
     target: Float[Tensor, "b l 3 3"]
@@ -76,10 +82,12 @@ class Batch:
     types: Int[Tensor, "b l"]
     names: tuple[str, ...] = ()
     origin: tuple[int, int, Place] = (0, 1, Place())
+    anchors: Anchors | None = None
 
     def to(self, device: torch.device) -> Batch:
         moved = {k: getattr(self, k).to(device) for k in ("coords", "target", "mask", "types")}
-        return replace(self, **moved)
+        anchors = Anchors(*(x.to(device) for x in self.anchors)) if self.anchors else None
+        return replace(self, anchors=anchors, **moved)
 
 
 def with_gaps(row: Row) -> Chain:
@@ -102,7 +110,12 @@ def collate(
     coords = target if inputs is None else pad_sequence(list(inputs), True, torch.nan)
     mask = coords.isfinite().all((-1, -2))
     types = pad_sequence([c.types for c in chains], True)
-    return Batch(coords, target, mask, types, tuple(c.name for c in chains), origin)
+    anchors = None
+    if sketched := [c.anchors for c in chains if c.anchors is not None]:
+        positions = pad_sequence(sketched, True, torch.nan)
+        known = positions.isfinite().all(-1)
+        anchors = Anchors(positions.nan_to_num(), known, torch.tensor([c.radius for c in chains]))
+    return Batch(coords, target, mask, types, tuple(c.name for c in chains), origin, anchors)
 
 
 class Chains(ShardDataset):
@@ -114,30 +127,44 @@ class Chains(ShardDataset):
     sampling : how examples are made
     seed : with the epoch and the number of workers and processes, all that batches depend on
     accumulate : batches per optimiser step, for `Sampling.longer`
+    sketcher : adds anchors
     """
 
-    def __init__(self, source: str | Path, sampling: Sampling, *, seed: int = 0, accumulate: int = 1) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        accumulate: int = 1,
+        sketcher: Sketcher | None = None,
+    ) -> None:
         super().__init__(
             source, size=sampling.residues, seed=seed, buffer=sampling.buffer, endless=True,
             one_per_cluster=sampling.one_per_cluster,
         )  # fmt: skip
-        self.sampling, self.accumulate = sampling, accumulate
+        self.sampling, self.accumulate, self.sketcher = sampling, accumulate, sketcher
 
     def lengths(self, rows: Sequence[Row], before: int) -> Int[np.ndarray, " n"]:
         crop = self.sampling.crop_at(before // self.accumulate)
         return np.array([min(len(r.coords), crop) if _usable(r, self.sampling) else 0 for r in rows])
 
     def make(self, rows: list[Row], rng: np.random.Generator, origin: tuple[int, int, Place], length: int) -> Batch:
-        chains = [self._window(with_gaps(row), min(len(row.coords), length), rng) for row in rows]
+        whole = [sketched(with_gaps(row), self.sketcher, rng) for row in rows]
+        chains = [self._window(chain, min(len(row.coords), length), rng) for chain, row in zip(whole, rows)]
         return collate(chains, [self._damage(c.coords, rng) for c in chains], origin)
 
     def _window(self, chain: Chain, length: int, rng: np.random.Generator) -> Chain:
+        spacing = self.sketcher.spacing if self.sketcher else 1  # windows begin at an anchor
         for _ in range(10):  # a window may fall on a long gap
-            start = int(rng.integers(len(chain.coords) - length + 1))
+            start = int(rng.integers((len(chain.coords) - length) // spacing + 1)) * spacing
             window = slice(start, start + length)
             if chain.coords[window].isfinite().all((-1, -2)).sum() >= min(self.sampling.shortest, length) // 2:
                 break
-        return Chain(chain.coords[window], chain.types[window], chain.name)
+        anchors = chain.anchors
+        if anchors is not None:
+            anchors = anchors[start // spacing : -(-(start + length) // spacing)]
+        return Chain(chain.coords[window], chain.types[window], chain.name, anchors, chain.radius)
 
     def _damage(self, coords: Float[Tensor, "l 3 3"], rng: np.random.Generator) -> Float[Tensor, "l 3 3"]:
         """Lose stretches, add noise."""
@@ -155,6 +182,14 @@ class Chains(ShardDataset):
         return coords
 
 
+def sketched(chain: Chain, sketcher: Sketcher | None, rng: np.random.Generator) -> Chain:
+    """The chain with anchors, about its centroid, if there is a sketcher."""
+    if sketcher is None:
+        return chain
+    coords, anchors, radius = sketcher(chain.coords, rng)
+    return replace(chain, coords=coords, anchors=anchors, radius=radius)
+
+
 def _usable(row: Row, sampling: Sampling) -> bool:
     seen = int(np.isfinite(row.coords).all(1).sum())
     return seen >= sampling.shortest and seen >= sampling.observed * len(row.coords)
@@ -167,11 +202,14 @@ class _Single(ShardDataset):
         return rows
 
 
-def fixed_batches(source: str | Path, count: int, longest: int, sampling: Sampling) -> list[Batch]:
+def fixed_batches(
+    source: str | Path, count: int, longest: int, sampling: Sampling, sketcher: Sketcher | None = None
+) -> list[Batch]:
     """Whole validation chains, one per cluster, at most `count` of at most `longest` residues; the same each time."""
     stream = iter(_Single(source, "validation", size=1, rank=0, world_size=1, one_per_cluster=True))
     rows: Iterator[Row] = (row for rows in stream for row in rows)
     short = (row for row in rows if len(row.coords) <= longest and _usable(row, sampling))
-    chains = [with_gaps(row) for row in itertools.islice(short, count)]
+    rng = np.random.default_rng(0)
+    chains = [sketched(with_gaps(row), sketcher, rng) for row in itertools.islice(short, count)]
     groups = by_length([len(c.coords) for c in chains], max(1, len(chains)), most=sampling.residues)
     return [collate([chains[i] for i in group]) for group in reversed(groups)]

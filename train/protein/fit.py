@@ -44,11 +44,12 @@ class Data:
 
 
 def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training, damage: Damage) -> None:
-    """Train, validate, export; `damage` is for decoders that read anchors."""
+    """Train, validate, export; `damage` is for a model that reads anchors."""
     from structok.protein.model import GCPVQVAEModel
     from structok.protein.tokenizer import GCPVQVAE
     from train.protein.anchored import AnchoredTask
     from train.protein.denoise import load_encoder
+    from train.protein.sketch import Sketcher
     from train.protein.tasks import ProteinTask
     from train.run import begin
 
@@ -61,22 +62,24 @@ def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, trainin
     network = GCPVQVAEModel(model)
     if training.gcpnet and not run.checkpoint:
         load_encoder(network, training.gcpnet)
-    samples = str(run.folder / "samples")
-    task: ProteinTask
-    if model.anchors:
-        task = AnchoredTask(network, training, damage, save, samples)
+    sketcher, shown = None, str(run.folder / "samples")
+    if anchors := model.anchors:
+        sketcher = Sketcher(anchors.points, anchors.spacing)
+        task: ProteinTask = AnchoredTask(network, training, damage, sketcher.points, save, shown)
     else:
-        task = ProteinTask(network, training, save, samples)
+        task = ProteinTask(network, training, save, shown)
     if run.compile:
         compile_parts(task.model)
 
     def export() -> bool:
         return bool(task.best.isfinite()) or task.export()  # validated and exported before, or now
 
-    _train(run, task, data, sampling, training, export)
+    _train(run, task, data, sampling, training, export, sketcher)
 
 
-def denoise(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training) -> None:
+def denoise(
+    run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, training: Training, damage: Damage
+) -> None:
     """Pretrain the model's GCPNet; `fit --training.gcpnet FOLDER` starts from what it leaves in `run.out`."""
     from structok.protein.model import GCPVQVAEModel
     from train.protein.denoise import DenoisingTask
@@ -88,17 +91,25 @@ def denoise(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, tra
     _train(run, task, data, sampling, training, lambda: task.export(run.tokenizer))
 
 
-def _train(run: Run, task: Any, data: Data, sampling: Sampling, training: Training, export: Callable[[], bool]) -> None:
+def _train(
+    run: Run,
+    task: Any,
+    data: Data,
+    sampling: Sampling,
+    training: Training,
+    export: Callable[[], bool],
+    sketcher: Sketcher | None = None,
+) -> None:
     from torch.utils.data import DataLoader
 
     from structok.data.shards import find_shards
     from train.protein.data import Chains, fixed_batches
     from train.run import train
 
-    chains = Chains(data.path, sampling, seed=run.seed, accumulate=run.accumulate)
+    chains = Chains(data.path, sampling, seed=run.seed, accumulate=run.accumulate, sketcher=sketcher)
     valid = []
     if data.valid_chains and find_shards(data.path, None)[-1].name.startswith("validation"):
-        valid = fixed_batches(data.path, data.valid_chains, data.valid_longest, sampling)
+        valid = fixed_batches(data.path, data.valid_chains, data.valid_longest, sampling, sketcher)
     card = Path(data.path) / "card.json"
     record = {
         "data": asdict(data) | {"card": json.loads(card.read_bytes()) if card.exists() else None},
@@ -129,10 +140,11 @@ def main(args: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
     commands = parser.add_subcommands()
     sections = {"run": Run, "model": GCPVQVAEConfig, "data": Data, "sampling": Sampling, "training": Training}
+    sections["damage"] = Damage
     for kind in ("fit", "denoise"):
         command = ArgumentParser()
         command.add_argument("--config", action="config")
-        for name, settings in {**sections, **({"damage": Damage} if kind == "fit" else {})}.items():
+        for name, settings in sections.items():
             command.add_class_arguments(settings, name)
         commands.add_subcommand(kind, command)
     packing = ArgumentParser()
@@ -143,8 +155,5 @@ def main(args: list[str] | None = None) -> None:
     if parsed.subcommand == "pack":
         pack(**chosen)
     else:
-        common = chosen.run, chosen.model, chosen.data, chosen.sampling, chosen.training
-        if parsed.subcommand == "fit":
-            fit(*common, chosen.damage)
-        else:
-            denoise(*common)
+        work = fit if parsed.subcommand == "fit" else denoise
+        work(chosen.run, chosen.model, chosen.data, chosen.sampling, chosen.training, chosen.damage)

@@ -129,26 +129,28 @@ class ProteinTask(L.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
 
+    def start(self, quantizer: Any) -> None:
+        """Start the codebook when its time has come; until then vectors pass as they are."""
+        early = self.global_step < self.settings.continuous or not self.training
+        if self._latents and not early and not quantizer.initialised:
+            quantizer.initialise_(torch.cat(list(self._latents)))
+            self._latents.clear()
+        quantizer.bypass = early and not quantizer.initialised
+
     def rebuild(
         self, model: Any, batch: Batch
     ) -> tuple[Float[Tensor, "b l 3 3"], Int[Tensor, "b l"], Float[Tensor, ""]]:
         """Coordinates, codes and quantiser loss; codes are -1 while the codebook has not been started."""
-        quantizer = model.quantizer
-        self.start_codebook()
-        made = model(model.graph(batch.coords, batch.mask, batch.types), batch.mask)
-        if quantizer.bypass and self.training:
-            self._latents.append(made.latents.detach()[batch.mask].float())
+        self.start(model.quantizer)
+        anchors = () if batch.anchors is None else (batch.anchors,)
+        made = model(model.graph(batch.coords, batch.mask, batch.types), batch.mask, *anchors)
+        self.keep(model.quantizer, made.latents[batch.mask])
         return made.coords, made.codes, made.quantizer_loss
 
-    def start_codebook(self) -> None:
-        """k-means of the latents so far, once the steps without quantiser are over; validation does not start it."""
-        early = self.global_step < self.settings.continuous or not self.training
-        for model in {self.model, self.finished}:
-            quantizer = model.quantizer
-            if self._latents and not early and not quantizer.initialised and model is self.model:
-                quantizer.initialise_(torch.cat(list(self._latents)))
-                self._latents.clear()
-            quantizer.bypass = early and not quantizer.initialised
+    def keep(self, quantizer: Any, latents: Float[Tensor, "m d"]) -> None:
+        """Remember latents for the start of the codebook."""
+        if quantizer.bypass and self.training:
+            self._latents.append(latents.detach().float())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         coords, codes, quantizer_loss = self.rebuild(self.model, batch)

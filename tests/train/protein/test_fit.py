@@ -137,12 +137,12 @@ def test_the_recipes_run(size, folder, tmp_path, monkeypatch):
     assert load(f"runs/{name}").config.encoder.dim == 32
 
 
-@pytest.mark.parametrize("size", ["lite", "large"])
-def test_the_recipes_are_of_the_published_sizes(size):
+@pytest.mark.parametrize("size", ["mini", "lite", "large"])
+def test_the_recipes_are_of_the_sizes_that_they_name(size):
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(GCPVQVAEConfig, "model")
-    config = yaml.safe_load((CONFIGS / f"gcp_vqvae_{size}.yaml").read_text())
+    config = yaml.safe_load((CONFIGS / f"gcp_vqvae_{size}.yaml".replace("_mini", "")).read_text())
     model = parser.instantiate(parser.parse_object({"model": config["model"]})).model
     assert replace(model, quantizer=PRESETS[size].quantizer) == PRESETS[size]
     assert model.quantizer.dim == PRESETS[size].quantizer.dim
