@@ -261,7 +261,7 @@ class ChainModel:
         return made
 
     def _open_fit(self, coords: Float[Tensor, "b l 3 3"]) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
-        """Open-loop codes and the squared error of the residues that they rebuild, superposed: files round the first."""
+        """Open-loop codes and the squared error of the residues that they rebuild, superposed on the chain."""
         steps = nearest_code(chain_steps(coords).flatten(-2).float(), self.flat)[1].long()
         codes = torch.cat([self._first(coords)[:, None], steps], 1)
         start = torch.eye(4, dtype=coords.dtype, device=coords.device).expand(len(coords), 1, 4, 4)

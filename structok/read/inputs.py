@@ -16,20 +16,10 @@ from structok.data.shards import coordinates, pyarrow, read_rows
 from structok.errors import InputError, StructokError
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
-from structok.read.structures import backbones, structures
+from structok.read.structures import backbones, parse_structures, structures
 from structok.structure import Backbone, Note, Structure
 
-__all__ = [
-    "Distinct",
-    "Item",
-    "Reporter",
-    "Wanted",
-    "find_inputs",
-    "read_inputs",
-    "read_units",
-    "singles",
-    "weight",
-]
+__all__ = ["Distinct", "Item", "Reporter", "Wanted", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
 
 Item = tuple[str, str, Any]  # modality, source for messages, structure
 
@@ -185,6 +175,15 @@ def read_units(
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             # a parser that trips over one file must not end a run of millions
             log.error(InputError(f"{unit.source}: cannot be read ({type(error).__name__}: {error})"), unit.source)
+
+
+def _read_chains(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> Iterator[Item]:
+    found = parse_structures(unit.read(), unit.format, unit.name, unit.source, atoms=wanted.atoms)
+    yield from _chains(found, log, unit.source, chain, wanted)
+    if unit.title:
+        log.note(
+            Note("ids changed", 1, f"the file before has this name too, this one is called {unit.title}"), unit.source
+        )
 
 
 def _chains(
