@@ -272,6 +272,8 @@ def _read_main(found: list[_Found], stream: Stream, spacing: int) -> dict[str, A
 def place_anchors(anchors: list[tuple[int, int]], slot_of: list[int], length: int, spacing: int) -> dict[str, Any]:
     """Anchors of a text at their slots: all before the first slot, or each before its own."""
     points = [point for _, point in anchors]
+    if not points:  # a radius, and no slot with an anchor
+        return {"anchors": [-1] * -(-length // spacing), "spacing": spacing}
     if len(anchors) > 1 and not any(before for before, _ in anchors):
         if len(anchors) != -(-length // spacing):
             raise TokensError(f"{len(anchors)} anchors for {length} codes are not one every {spacing}; give spacing=")

@@ -48,4 +48,5 @@ def test_settings_are_the_checkpoints_unless_asked_otherwise():
 
 
 def test_streams_are_declared():
-    assert [(s.name, s.size) for s in structok.load("chain-vq-256").streams] == [("codes", 256)]
+    assert [(s.name, s.size) for s in structok.load("chain-vq-256").streams] == [("codes", 256), ("anchors", 4096)]
+    assert [(s.name, s.size) for s in structok.load("molstructok").streams] == [("codes", 512)]

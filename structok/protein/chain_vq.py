@@ -157,8 +157,9 @@ class ChainVQ(BackboneTokenizer):
 
         `spacing` is the number of slots from anchor to anchor, 0 for none; default the checkpoint's.
         """
+        asked = Search(**options) if search is None else search  # wrong options are told before files are read
         chains = [self.prepare(x) for x in xs]
-        found = super().encode_batch(chains, batch_size=batch_size, search=search, **options)
+        found = super().encode_batch(chains, batch_size=batch_size, search=asked)
         return found if spacing is None else [self._anchored(t, c, spacing) for t, c in zip(found, chains)]
 
     def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:

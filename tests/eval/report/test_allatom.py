@@ -12,6 +12,7 @@ SIDECHAINS = {
     "residues_per_second": {"encode": 1e4, "decode": 2e4}, "chains": 10, "residues": 2100, "wrong_hands": {"I": 0},
     "chains_without_new_clash": 0.5,
 }  # fmt: skip
+SIDECHAINS["exact"] = {**SIDECHAINS, "rmsd": {"mean": 0.3, "median": 0.2, "p95": 0.8}, "chains_without_new_clash": 0.75}
 ONE = {
     "chains": 5, "nucleotides": 300, "rmsd_frame": SPREAD, "rmsd": SPREAD, "base_pairs": {"agree": 0.9},
     "pucker_kept": 0.8, "link": {"rms_off": 0.1},
@@ -25,6 +26,10 @@ NUCLEIC = {
 def test_side_chains_by_type():
     text = sidechain_card("chain+side", SIDECHAINS)
     assert "| chain+side | 24 | 0.400 | 0.300 | 0.900 | 0.100 | 0.200 | 0.500 | 98.00% |" in text
+    assert (
+        "| the same, `rate_weight=0` | 24 | 0.300 | 0.200 | 0.800 |" in text
+        and "50.0%, with `rate_weight=0` 75.0%" in text
+    )
     assert "| A | 1,200 | 0.100 | 0.100 | – | – | – | – | 0 |" in text
     assert "| D | 900 | 0.300 | 0.200 | 90.0% | – | – | – | 3 |" in text
     assert "| G |" not in text
