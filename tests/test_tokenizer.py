@@ -48,4 +48,5 @@ def test_settings_are_the_checkpoints_unless_asked_otherwise():
 
 
 def test_streams_are_declared():
-    assert [(s.name, s.size) for s in structok.load("chain-vq-256").streams] == [("codes", 256)]
+    streams = structok.load("chain-vq-256").streams
+    assert [(s.name, s.size) for s in streams] == [("codes", 256), ("anchors", 4096)]
