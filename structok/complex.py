@@ -162,7 +162,7 @@ def read_complex(*sources: str | os.PathLike[str], ligands: bool = False, all_at
             text = f"{many(len(read.ligands), 'ligand')} left out ({names}); ligands=True reads them"
             found.notes.append(Note("ligands left out", len(read.ligands), text))
     if not found.entities:
-        raise InputError(f"{', '.join(map(os.fspath, sources))}: nothing to tokenize")
+        raise InputError(f"{', '.join(os.fspath(x) for x in sources)}: nothing to tokenize")
     return found
 
 

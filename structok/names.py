@@ -91,7 +91,10 @@ def letter(name: str) -> str:
         return known[-1]
     from biotite.structure.info import one_letter_code
 
-    return (one_letter_code(known) or "X")[:1].upper()
+    found = one_letter_code(known)
+    if not found and len(known) == 4 and known[:3].upper() in LETTERS | _VARIANTS:
+        return letter(known[:3])  # a state that is not in the table, such as CYSD
+    return (found or "X")[:1].upper()
 
 
 @cache

@@ -82,12 +82,12 @@ def of_type(sequence: str, letter: str) -> np.ndarray:
     return np.array([x == letter for x in sequence])
 
 
-def proteins(name: str, chains: Sequence[AtomChain]) -> dict[str, Any]:
+def proteins(name: str, chains: Sequence[AtomChain], **search: float) -> dict[str, Any]:
     """Accuracy, chi angles, clashes, geometry and speed of a pair of models."""
     model = structok.load(name)
     residues = sum(int(c.mask.sum()) for c in chains)
     model.encode_batch(chains[:2])  # compile
-    tokens, encode = timed(lambda: model.encode_batch(chains), residues)
+    tokens, encode = timed(lambda: model.encode_batch(chains, **search), residues)
     back, decode = timed(lambda: model.decode_batch(tokens), residues)
     compared = [compare_atoms(b.atoms, c.atoms, c.sequence) for b, c in zip(back, chains)]
     letters = "".join(c.sequence for c in chains)
@@ -107,7 +107,7 @@ def proteins(name: str, chains: Sequence[AtomChain]) -> dict[str, Any]:
             "uncoded": int((codes[rows] < 0).sum()),
         }
     new = [clashes(b.atoms, c.sequence) - clashes(c.atoms, c.sequence) for b, c in zip(back, chains)]
-    sizes = [s.size for s in model.streams]
+    sizes = [s.size for s in model.streams if s.name in ("codes", "sidechains")]
     return {
         "bits": float(np.log2(sizes).sum()),
         "chains": len(chains),
@@ -190,7 +190,10 @@ def nucleic_acids(name: str, chains: Sequence[NucleicChain]) -> dict[str, Any]:
     model.encode_batch(chains[:2])
     tokens, encode = timed(lambda: model.encode_batch(chains), count)
     back, decode = timed(lambda: model.decode_batch(tokens), count)
-    result: dict[str, Any] = {"bits": float(sum(np.log2(s.size) for s in model.streams)), "frame": ", ".join(FRAME)}
+    result: dict[str, Any] = {
+        "bits": float(sum(np.log2(s.size) for s in model.streams if s.name in ("codes", "conformers"))),
+        "frame": ", ".join(FRAME),
+    }
     kinds = {"all": chains, "RNA": [], "DNA": []}
     kinds["RNA"] = [c for c in chains if c.sequence.replace("X", "").isupper()]
     kinds["DNA"] = [c for c in chains if c.sequence.replace("X", "").islower()]
@@ -226,7 +229,7 @@ def _nucleic(pairs: Sequence[tuple[NucleicChain, NucleicChain]]) -> dict[str, An
             "input": before,
             "rebuilt": after,
             "both": kept,
-            "agree": kept / max(before + after - kept, 1),
+            "agree": kept / (before + after - kept) if before + after else None,
         },
         "link": {"mean": float(links[0][bonded].mean()), "rms_off": rms((links[0] - links[1])[bonded] ** 2)},
     }
@@ -251,6 +254,7 @@ def main(
     result = {
         "proteins": {
             f"{backbone}+{side}": proteins(f"{backbone}+{side}", trusted)
+            | {"exact": proteins(f"{backbone}+{side}", trusted, rate_weight=0.0)}
             for side in structok.list_models()
             if side.startswith("sidechain-")
         },

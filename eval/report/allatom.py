@@ -20,7 +20,7 @@ def _chi(i: int, digits: int = 1) -> Any:
 def sidechain_card(name: str, r: Results) -> str:
     """Summary, then each residue type."""
     summary: Columns = {
-        "model": lambda r: name,
+        "model": lambda r: r["label"],
         "bits per residue": numbers(0, "bits"),
         "RMSD mean": numbers(3, "rmsd", "mean"),
         "median": numbers(3, "rmsd", "median"),
@@ -39,9 +39,10 @@ def sidechain_card(name: str, r: Results) -> str:
     rows = ({"letter": letter, **row} for letter, row in r["types"].items() if letter != "G")
     bonds, planes, speed = r["bond_error"], r["out_of_plane"], r["residues_per_second"]
     return (
-        f"{Table(summary, [r]).markdown()}\n\n"
+        f"{Table(summary, [{'label': name, **r}, {'label': 'the same, `rate_weight=0`', **r['exact']}]).markdown()}\n\n"
         f"{r['chains']} chains, {r['residues']:,} residues. Chains without a new clash (heavy atoms nearer than 2.0 Å, "
-        f"more than two bonds apart, that are not in the input): {r['chains_without_new_clash']:.1%}. Side-chain "
+        f"more than two bonds apart, that are not in the input): {r['chains_without_new_clash']:.1%}, with "
+        f"`rate_weight=0` {r['exact']['chains_without_new_clash']:.1%}. Side-chain "
         f"bonds are {bonds['rebuilt']:.3f} Å (RMS) off their usual length, {bonds['input']:.3f} Å in the input; ring "
         f"atoms {planes['rebuilt']:.3f} Å off their plane, {planes['input']:.3f} Å in the input. Changed handedness: "
         + ", ".join(f"{k} {n}" for k, n in r["wrong_hands"].items())

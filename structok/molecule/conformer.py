@@ -30,6 +30,7 @@ _UNCOMMON = "[!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53]"
 _SHORT = 500  # atoms
 _ODD = ("[#0]", "*~;!-;!=;!#;!:*")  # dummy atoms, and bonds that SELFIES does not know
 _COINCIDENT = 0.05  # Å; no two nuclei of a molecule are this close
+_TORN = 6.0  # Å; no bond is as long
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,10 @@ def _coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
         i, j = _closest(coords)
         if np.linalg.norm(coords[i] - coords[j]) < _COINCIDENT:
             raise InputError(f"{name}: atoms {i} and {j} lie on the same spot; the conformer is broken")
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if (length := float(np.linalg.norm(coords[i] - coords[j]))) > _TORN:
+            raise InputError(f"{name}: atoms {i} and {j} are bonded and {length:.0f} Å apart; the conformer is broken")
     return coords
 
 
@@ -189,11 +194,14 @@ def _sanitised(mol: Mol, name: str) -> Mol:
 
 
 def _check_graph(mol: Mol, name: str) -> None:
-    from rdkit import Chem
+    from rdkit import Chem, rdBase
 
+    if mol.GetNumAtoms() > 1 and not mol.GetNumBonds():
+        raise InputError(f"{name}: {mol.GetNumAtoms()} atoms and no bonds; give the bonds too, or the atoms one by one")
     if len(Chem.GetMolFrags(mol)) > 1:
         fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
-        named = ", ".join(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments)
+        with rdBase.BlockLogs():
+            named = ", ".join(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments)
         raise InputError(f"{name}: {len(fragments)} fragments ({named}); tokenize them one by one, without salts")
     whole = mol.GetNumAtoms(onlyExplicit=False) == mol.GetNumAtoms()
     if whole and not any(mol.HasSubstructMatch(_query(smarts)) for smarts in _ODD):

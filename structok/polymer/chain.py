@@ -26,6 +26,7 @@ from structok.geometry import (
     rotation_from_6d,
     rotation_to_6d,
     scan,
+    superpose,
 )
 from structok.polymer.bridge import Pieces, fill_missing
 from structok.polymer.link import PEPTIDE, Link
@@ -260,12 +261,14 @@ class ChainModel:
         return made
 
     def _open_fit(self, coords: Float[Tensor, "b l 3 3"]) -> tuple[Int[Tensor, "b l"], Float[Tensor, "b l"]]:
-        """Open-loop codes and the squared error of the residues that they rebuild from the first frame."""
+        """Open-loop codes and the squared error of the residues that they rebuild, superposed on the chain."""
         steps = nearest_code(chain_steps(coords).flatten(-2).float(), self.flat)[1].long()
         codes = torch.cat([self._first(coords)[:, None], steps], 1)
-        frames = scan(torch.cat([backbone_frames(coords[:, :1]), self.transforms[codes[:, 1:]]], 1))
+        start = torch.eye(4, dtype=coords.dtype, device=coords.device).expand(len(coords), 1, 4, 4)
+        frames = scan(torch.cat([start, self.transforms[codes[:, 1:]]], 1))
         rebuilt = apply(frames, self.inner[codes].double().unflatten(-1, (3, 3)))
-        return codes, (rebuilt - coords).square().sum((-1, -2))
+        posed = superpose(rebuilt.flatten(1, 2), coords.flatten(1, 2)).view_as(coords)
+        return codes, (posed - coords).square().sum((-1, -2))
 
 
 def _bonded(coords: Float[Tensor, "b l 3 3"], observed: Bool[Tensor, "b l"], limit: float) -> Bool[Tensor, "b l"]:

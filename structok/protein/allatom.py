@@ -135,6 +135,9 @@ class AllAtom(Tokenizer[AtomChain, AtomChain]):
             x = AtomChain.of(x)
         if not isinstance(x, AtomChain):
             raise InputError(f"{self.name} needs all atoms: an AtomChain, or a file read with atoms='all'")
+        if not np.isfinite(x.atoms[:, 4:]).any() and set(x.sequence) - set("GX"):
+            where = f"{x.name or 'structure'}, chain {x.chain_id}"
+            raise InputError(f"{where}: no side chain; {self.name} needs all atoms (atoms='all' when reading)")
         self.backbone.prepare(x)
         return x
 

@@ -61,6 +61,10 @@ def assemble(table: Table, name: str, label: str, *, only_backbone: bool) -> Str
             chains, loose = _chains(table, group, kind)
             polymers += [(kind, chain_id, chain) for chain in chains]
             rest += loose
+    if any(len(chain.residues) > 1 for kind, _, chain in polymers if kind == "protein"):
+        free = [p[0] == "protein" and _is_free(p[2]) for p in polymers]
+        rest += [p[2].residues[0] for p, is_free in zip(polymers, free) if is_free]
+        polymers = [p for p, is_free in zip(polymers, free) if not is_free]
     order = {id(r): i for i, r in enumerate(residues)}
     polymers.sort(key=lambda p: min(order[id(r)] for r in p[2].residues))
     columns = _Columns(table)
@@ -130,6 +134,12 @@ def _by_chain(residues: Iterable[Residue], exact: bool) -> Iterator[tuple[str, l
 def _chains(table: Table, group: list[Residue], kind: Kind) -> tuple[list[Chain], list[Residue]]:
     names, step = _BONDS[kind]
     ends = Ends(table, group, names)
+    if kind == "protein" and (torn := [r for r in group if ends.is_torn(r)]):
+        for residue in torn:
+            table.xyz[residue.rows] = np.nan
+            ends.forget(residue)
+        text = f"{many(len(torn), 'residue')} with N, CA and C far from each other taken as missing"
+        table.notes.append(Note("torn residues", len(torn), text, group[0].chain))
     places = [r.place for r in group]
     if table.place is not None and all(b > a for a, b in pairwise(places)):
         return [Chain(group, ends, step, exact=True, gaps_said=table.gaps_said)], []
@@ -142,6 +152,12 @@ def _chains(table: Table, group: list[Residue], kind: Kind) -> tuple[list[Chain]
         text = f"{where} lies far from both its neighbours: missing"
         table.notes.append(Note("stray residues", 1, text, residue.chain))
     return chains, loose
+
+
+def _is_free(chain: Chain) -> bool:
+    """Whether a chain is a free amino acid: a single residue that the file calls HETATM, or that is a chain's end."""
+    [first, *more] = chain.residues
+    return not more and not chain.exact and (first.hetero or id(first) in chain.ends.last)
 
 
 def _unique_ids(ids: list[str], table: Table) -> list[str]:

@@ -17,6 +17,7 @@ from structok.read.table import LAST, Residue, Table
 __all__ = ["Chain", "Ends", "find_chains"]
 
 _LINK = 2.0  # Å; a bond between residues that are not neighbours in the file must be a good one
+_TORN = 4.0  # Å; N, CA and C of an amino acid are at most 1.6 Å apart
 _FAR = 60.0  # Å; beyond this, what numbers do not explain is no gap but another chain
 
 
@@ -56,6 +57,11 @@ class Ends:
     def apart(self, a: Residue, b: Residue) -> float:
         """Distance of two residues on the trace, Å; NaN where one is missing."""
         return self._distance(self._rows[id(a)][2], self._rows[id(b)][2])
+
+    def is_torn(self, residue: Residue) -> bool:
+        """Whether head or tail lie where no bond to the trace is possible."""
+        head, tail, trace = self._rows[id(residue)]
+        return self._distance(head, trace) > _TORN or self._distance(tail, trace) > _TORN
 
     def forget(self, residue: Residue) -> None:
         """Take a residue's atoms for missing."""
@@ -117,7 +123,7 @@ def find_chains(
             and len(fragment) == 1
             # a modified residue stands in its chain before a TER, or is followed by more of it
             and not (by_segment[fragment[0].segment] and fragment[0].segment in closed)
-            and not _followed(fragment[0], fragments[place + 1 :])
+            and (id(fragment[0]) in ends.last or not _followed(fragment[0], fragments[place + 1 :]))
         ):
             loose += fragment
         elif before := next((c for c in reversed(chains) if c.goes_on(fragment, ends, step)), None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -27,6 +28,7 @@ def read_cif(text: str, only_backbone: bool) -> list[Table]:
     ValueError
         If no block has atoms, or the file is cut off or damaged.
     """
+    text = _plain(text)
     if _cut_off(text):
         raise ValueError("it is cut off at the end")
     starts = _blocks(text)
@@ -44,6 +46,21 @@ def read_cif(text: str, only_backbone: bool) -> list[Table]:
             Note("blocks without atoms", other, f"{many(other, 'data block')} without atoms", routine=True)
         )
     return tables
+
+
+def _plain(text: str) -> str:
+    """The text with tags and keywords where they are looked for: at the beginning of lines, and nowhere else."""
+    if "\n;" in text:  # words in text fields are none of them
+        text = _FIELD.sub(lambda match: _TAG.sub(r" \g<0>", match[0]), text)
+    if "\n_atom_site." not in text:
+        text = _INDENTED.sub("", text)
+        text = re.sub(r"(?im)^_atom_site\.", "_atom_site.", text)
+    return text
+
+
+_FIELD = re.compile(r"^;.*?^;", re.MULTILINE | re.DOTALL)
+_TAG = re.compile(r"^(?:_|loop_|data_|save_|#)", re.MULTILINE | re.IGNORECASE)
+_INDENTED = re.compile(r"^[ \t]+(?=_|loop_|data_)", re.MULTILINE | re.IGNORECASE)
 
 
 def _blocks(text: str) -> list[int]:

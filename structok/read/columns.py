@@ -36,7 +36,8 @@ class Columns:
     def texts(self, name: str) -> list[str]:
         """All values, '.' or '?' where the file says nothing."""
         if name not in self._texts:
-            self._texts[name] = self._source[name].as_array(str, masked_value=".").tolist()
+            values = self._source[name].as_array(str, masked_value=".").tolist()
+            self._texts[name] = [value.strip() for value in values]
         return self._texts[name]
 
     def some(self, name: str, rows: Sequence[int], default: str) -> list[str]:
@@ -161,7 +162,7 @@ def cut_atoms(text: str) -> tuple[Columns, str]:
         body = "\n".join(line.split(" #")[0] for line in body.split("\n") if not line.startswith("#"))
     values = body.split()
     if "'" in body or '"' in body:
-        if any(_opens(v) and not _closes(v) for v in values):
+        if any((_opens(v) and not _closes(v)) or v in ("'", '"') for v in values):
             return _by_biotite(text), rest  # values with spaces in them
         values = [v[1:-1] if _opens(v) else v for v in values]
     if "\n;" in body:

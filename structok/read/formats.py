@@ -20,6 +20,7 @@ __all__ = [
     "BROKEN",
     "GAPS_SAID",
     "MOLECULES",
+    "Titles",
     "decompress",
     "open_file",
     "stem_of",
@@ -71,6 +72,26 @@ def stem_of(path: str | os.PathLike[str]) -> str:
     return stem or PurePath(path).name
 
 
+class Titles:
+    """Names of the records of one file, no name twice: the title, else stem and number."""
+
+    def __init__(self, stem: str) -> None:
+        self._stem = stem
+        self._used: dict[str, int] = {}
+
+    def name(self, title: str, number: int) -> str:
+        """The name of a record; a title that comes again gets the next free number."""
+        title = title or f"{self._stem}-{number}"
+        name, again = title, self._used.get(title, 0)
+        while name in self._used:
+            again += 1
+            name = f"{title}_{again + 1}"
+        if again:
+            self._used[title] = again
+        self._used[name] = 0
+        return name
+
+
 def decompress(content: bytes) -> bytes:
     """Bytes of a file as they are, or as they were before gzip, bzip2, xz or zstandard.
 
@@ -84,7 +105,10 @@ def decompress(content: bytes) -> bytes:
     if content[:2] == b"\x1f\x8b":
         return gzip.decompress(content)
     if content[:3] == b"BZh":
-        return bz2.decompress(content)
+        try:
+            return bz2.decompress(content)
+        except ValueError as error:  # cut off
+            raise EOFError(str(error)) from None
     if content[:6] == b"\xfd7zXZ\x00":
         return lzma.decompress(content)
     if content[:4] == b"\x28\xb5\x2f\xfd":
@@ -94,18 +118,22 @@ def decompress(content: bytes) -> bytes:
 
 
 def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A binary file, decompressed as it is read."""
-    name = os.fspath(path).lower()
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zstd}
-    return openers.get(PurePath(name).suffix, _open_plain)(path)  # type: ignore[no-any-return]
-
-
-def _open_plain(path: str | os.PathLike[str]) -> Any:
+    """A binary file, decompressed as it is read; what it is says its content, as for `decompress`."""
+    with open(path, "rb") as file:
+        head = file.read(6)
+    for magic, opener in _OPENERS.items():
+        if head.startswith(magic):
+            return opener(path)  # type: ignore[no-any-return]
     return open(path, "rb")
 
 
 def _open_zstd(path: str | os.PathLike[str]) -> Any:
     return _zstd(open(path, "rb"))
+
+
+_OPENERS: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open, b"\x28\xb5\x2f\xfd": _open_zstd
+}  # fmt: skip
 
 
 def _zstd(file: IO[bytes]) -> Any:

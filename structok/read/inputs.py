@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from enum import Enum
 from glob import glob
 from typing import Any, Literal, Protocol
@@ -18,7 +19,7 @@ from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
 from structok.structure import Backbone, Note, Structure
 
-__all__ = ["Item", "Reporter", "Wanted", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
+__all__ = ["Distinct", "Item", "Reporter", "Wanted", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
 
 Item = tuple[str, str, Any]  # modality, source for messages, structure
 
@@ -118,13 +119,36 @@ def singles(units: Iterable[Unit]) -> Iterator[Unit]:
             yield unit
 
 
+class Distinct:
+    """Units by names that differ from that of the structure before: prot.cif and prot.pdb are prot and prot_2.
+
+    Chains in a row under one id are chains of one structure. No more than that can be asked of millions of files.
+    """
+
+    def __init__(self) -> None:
+        self._stem, self._name, self._count = "", "", 1
+
+    def rename(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """The same units, some with a `title`."""
+        for unit in units:
+            if unit.modality == "protein" and unit.kind not in ("", "rows", "row"):
+                name = stem = unit.name
+                self._count = self._count + 1 if stem == self._stem else 1
+                if self._count > 1 or name == self._name:
+                    name = f"{stem}_{max(self._count, 2)}"
+                    unit = replace(unit, title=name)
+                self._stem, self._name = stem, name
+            yield unit
+
+
 def read_inputs(
     inputs: Iterable[str], log: Reporter, *, chain: str | None, add_hs: bool, wanted: Wanted = Wanted.backbones
 ) -> Iterator[Item]:
     """Chains and molecules of everything that was named; '-' is stdin."""
+    names = Distinct()
     for name in inputs:
         if name != "-":
-            yield from read_units(find_inputs([name]), log, chain=chain, add_hs=add_hs, wanted=wanted)
+            yield from read_units(names.rename(find_inputs([name])), log, chain=chain, add_hs=add_hs, wanted=wanted)
             continue
         try:
             yield from _read_stdin(log, chain, add_hs, wanted)
@@ -156,6 +180,10 @@ def read_units(
 def _read_chains(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> Iterator[Item]:
     found = parse_structures(unit.read(), unit.format, unit.name, unit.source, atoms=wanted.atoms)
     yield from _chains(found, log, unit.source, chain, wanted)
+    if unit.title:
+        log.note(
+            Note("ids changed", 1, f"the file before has this name too, this one is called {unit.title}"), unit.source
+        )
 
 
 def _chains(

@@ -12,13 +12,13 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from structok.errors import InputError, StructokError
-from structok.read.formats import BROKEN, MOLECULES, open_file, stem_of, suffix_kind
+from structok.read.formats import BROKEN, MOLECULES, Titles, open_file, stem_of, suffix_kind
 from structok.structure import Note, many
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-__all__ = ["Titles", "is_drawing", "molecule_notes", "parse_record", "read_molecules", "record_title", "split_records"]
+__all__ = ["is_drawing", "molecule_notes", "parse_record", "read_molecules", "record_title", "split_records"]
 
 _COUNTS = re.compile(r".{33,}V[23]000\s*$")
 _SHOWN = 60  # characters of a title in messages
@@ -107,26 +107,6 @@ def _records(file: IO[bytes], fmt: str, where: str, add_hs: bool) -> Iterator[tu
         raise InputError(f"{where}: holds no molecule")
 
 
-class Titles:
-    """Names of the records of one file, no name twice: the title, else stem and number."""
-
-    def __init__(self, stem: str) -> None:
-        self._stem = stem
-        self._used: dict[str, int] = {}
-
-    def name(self, title: str, number: int) -> str:
-        """The name of a record; a title that comes again gets the next free number."""
-        title = title or f"{self._stem}-{number}"
-        name, again = title, self._used.get(title, 0)
-        while name in self._used:
-            again += 1
-            name = f"{title}_{again + 1}"
-        if again:
-            self._used[title] = again
-        self._used[name] = 0
-        return name
-
-
 def split_records(file: IO[bytes], fmt: str) -> Iterator[str]:
     """Text of each record; the file is read line by line and never held whole.
 
@@ -158,6 +138,9 @@ def _lines(file: IO[bytes]) -> Iterator[str]:
     first = True
     for raw in file:
         if first:
+            if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16 is read whole
+                yield from (raw + file.read()).decode("utf-16", errors="replace").splitlines()
+                return
             raw, first = raw.removeprefix(b"\xef\xbb\xbf"), False
         try:
             text = raw.decode("utf-8")
@@ -226,6 +209,9 @@ def _sybyl(record: str, where: str) -> str:
         kind = fields[5]
         if kind in _GAFF:
             fields[5] = _GAFF[kind]
+            lines[i] = " ".join(fields)
+        elif kind not in _elements() and len(kind) == 2 and kind.capitalize() in _elements():
+            fields[5] = kind.capitalize()  # CL, BR
             lines[i] = " ".join(fields)
         elif kind.split(".")[0].capitalize() not in _elements() and kind not in _WILD:
             unknown.append(kind)

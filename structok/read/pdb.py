@@ -38,7 +38,10 @@ def read_pdb(content: bytes, only_backbone: bool) -> Table:
     rows, segments, closed, notes, header, small = _first_frame(content.splitlines(), only_backbone)
     if not rows:
         raise ValueError("it has no ATOM lines")
-    residue = _names_and_chains(rows)
+    fields = [row[17:22] for row in rows]
+    ids = _two_letter_ids(set(fields))
+    known = {field: _name_and_chain(field, ids) for field in set(fields)}
+    residue = [known[field] for field in fields]
     xyz = _coordinates(rows)
     table = Table(
         name=_strings(rows, 12, 16),
@@ -55,7 +58,7 @@ def read_pdb(content: bytes, only_backbone: bool) -> Table:
         b_factor=_floats(rows, 60, 66, np.nan),
         closed=frozenset(closed),
         notes=notes,
-        components=_names_of(small - {row[17:27] for row in rows}),
+        components=sorted(_name_and_chain(r[:5].ljust(5), ids)[0] for r in small - {row[17:27] for row in rows}),
     )
     _read_header(table, header)
     return table
@@ -74,7 +77,7 @@ def _first_frame(
     small: set[bytes] = set()
     strange: Counter[bytes] = Counter()
     segment = frames = 0
-    chain = b""
+    chain = system = b""
     ended = own = False  # END came; a MODEL line has begun the frame
     for number, line in enumerate(lines):
         record = line[:6]
@@ -87,12 +90,19 @@ def _first_frame(
                 segment += 1  # another chain behind an END
             if record == b"HETATM":
                 small.add(line[17:27])
+            if line[72:76] != system:  # CHARMM's segments, where nothing else keeps chains apart
+                if _is_other_system(system, line[72:76]):
+                    segment += 1
+                    chain = b""
+                system = line[72:76]
             if line[20:22] != chain:
                 chain = line[20:22]
                 chains.add(chain)
             elif only_backbone and line[12:16] not in wanted:
                 continue
             if len(line) < 80:
+                if len(line) < 54:
+                    raise ValueError(f"line {number + 1} ends within its coordinates")
                 line = line.ljust(80)
             rows.append(line)
             segments.append(segment)
@@ -109,6 +119,8 @@ def _first_frame(
         elif record.startswith((b"END", b"ENDMDL")) and not record.startswith(b"ENDB"):
             ended = ended or (bool(rows) and record.rstrip() in (b"END", b"ENDMDL"))
             own = own or record == b"ENDMDL"
+        elif record[:5] == b"ATOM " and line[5:11].isdigit():
+            raise ValueError(f"line {number + 1} has a serial number of six digits, which leaves no room after ATOM")
         elif record.split(b" ")[0] not in _KNOWN and record.strip():
             strange[record.strip()] += len(line) >= 54 and line[34:35] == b"."
         else:
@@ -121,6 +133,11 @@ def _first_frame(
         names = ", ".join(n.decode("latin-1") for n, count in strange.items() if count)[:60]
         notes.append(Note("lines ignored", lost, f"{many(lost, 'line')} of an unknown record ignored ({names})"))
     return rows, segments, closed, notes, header, small
+
+
+def _is_other_system(before: bytes, after: bytes) -> bool:
+    """Whether columns 73 to 76 name two segments: words, not the charges of PDBQT."""
+    return before.strip().isalnum() and after.strip().isalnum()
 
 
 def _frames_after(lines: Iterable[bytes]) -> int:
@@ -146,47 +163,46 @@ def _strings(rows: list[bytes], start: int, stop: int) -> list[str]:
     return out
 
 
-def _names_and_chains(rows: list[bytes]) -> list[tuple[str, str]]:
-    known: dict[bytes, tuple[str, str]] = {}
-    out = []
-    for row in rows:
-        raw = row[17:22]
-        pair = known.get(raw)
-        if pair is None:
-            pair = known[raw] = _name_and_chain(raw.decode("latin-1"))
-        out.append(pair)
-    return out
+def _two_letter_ids(fields: Iterable[bytes]) -> set[str]:
+    """What of columns 21 and 22 are chain ids: most residues with them have names that make sense without column 21."""
+    votes: Counter[str] = Counter()
+    names: Counter[str] = Counter()
+    plain = set()
+    for text in (field.decode("latin-1") for field in fields):
+        if text[3] == " ":
+            plain.add(text[4])
+        elif text[4] != " " or component_kind(text[:3].strip()) != "ligand":
+            names[text[3:]] += 1
+            votes[text[3:]] += -1 if is_four_letters(text[:4].strip()) else 1
+    return {ids for ids, vote in votes.items() if vote > 0 and (names[ids] > 1 or ids[1] not in plain)}
 
 
-def _name_and_chain(text: str) -> tuple[str, str]:
+def _name_and_chain(field: bytes, two_letter_ids: set[str]) -> tuple[str, str]:
     """Residue name and chain id. Column 21 belongs to names of four letters, or to chain ids of two."""
-    three, four = text[:3].strip(), text[:4].strip()
-    if text[3] == " ":
-        return three, text[4:].strip()
-    if is_four_letters(four) or (text[4] == " " and component_kind(three) == "ligand"):
-        return four, text[4:].strip()
-    return three, text[3:].strip()
-
-
-def _names_of(residues: set[bytes]) -> list[str]:
-    """Names of residues by their columns 18 to 27."""
-    return sorted(_name_and_chain(field[:5].decode("latin-1").ljust(5))[0] for field in residues)
+    text = field.decode("latin-1")
+    at = 3 if text[3:] in two_letter_ids else 4
+    return text[:at].strip(), text[at:].strip()
 
 
 def _coordinates(rows: list[bytes]) -> np.ndarray:
-    fields = [row[30:54] for row in rows]
     try:
-        values = np.frombuffer(b"".join(fields), "S8").astype(np.float64)
+        values = np.frombuffer(b"".join([row[30:54] for row in rows]), "S8").astype(np.float64)
     except ValueError:
-        values = np.array([v for field in fields for v in _triple(field)])
+        values = np.array([v for row in rows for v in _triple(row[30:60])])
     return values.reshape(-1, 3).astype(np.float32)
+
+
+# coordinates that need more than their eight columns push the next ones to the right
+_WIDE = re.compile(rb"( {0,3}-?\d+\.\d{3})" + 2 * rb"( {0,3}-?\d+\.\d{3})")
 
 
 def _triple(field: bytes) -> list[float]:
     try:
         return [float(field[i : i + 8]) for i in (0, 8, 16)]
     except ValueError:
-        text = field.decode("latin-1").strip()
+        if match := _WIDE.match(field):
+            return [float(value) for value in match.groups()]
+        text = field[:24].decode("latin-1").strip()
         raise ValueError(f"an atom with the coordinates {text!r}") from None
 
 

@@ -12,8 +12,18 @@ from functools import lru_cache
 from typing import IO, Any
 
 from structok.errors import InputError
-from structok.read.formats import ACCEPTED, ARCHIVES, BROKEN, MOLECULES, decompress, open_file, stem_of, suffix_kind
-from structok.read.molecules import Titles, record_title, split_records
+from structok.read.formats import (
+    ACCEPTED,
+    ARCHIVES,
+    BROKEN,
+    MOLECULES,
+    Titles,
+    decompress,
+    open_file,
+    stem_of,
+    suffix_kind,
+)
+from structok.read.molecules import record_title, split_records
 
 __all__ = ["Unit", "check_inputs", "find_units", "printable"]
 
@@ -32,7 +42,7 @@ class Unit:
     offset, size : its bytes in an uncompressed archive; of a database entry, the offset is its number
     content : its bytes, where the file can only be read as a stream
     error : why it cannot be read
-    title : name of a molecule record, unique in its file
+    title : name of a molecule record, unique in its file; of a structure, where the file before has its name too
     """
 
     source: str
@@ -169,8 +179,12 @@ def _of_file(path: str) -> Iterator[Unit]:
         if path.lower().endswith(ARCHIVES):
             yield from _members(path)
         elif kind in MOLECULES:
+            unit: Unit | None = None
             with open_file(path) as file:
-                yield from _records(file, kind, source)
+                for unit in _records(file, kind, source):
+                    yield unit
+            if unit is None:
+                yield Unit(source, "", error="holds no molecule")
         elif kind:
             yield Unit(source, kind, path)
         elif _is_database(path):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from structok.errors import InputError
 from structok.read.assemble import assemble
 from structok.read.cif import read_bcif, read_cif
-from structok.read.formats import ACCEPTED, BROKEN, MOLECULES, decompress, stem_of, suffix_kind
+from structok.read.formats import ACCEPTED, BROKEN, MOLECULES, Titles, decompress, stem_of, suffix_kind
 from structok.read.pdb import read_pdb
 from structok.read.table import Table
 from structok.structure import Backbone, Polymer, Structure
@@ -95,8 +95,11 @@ def parse_structures(
         raise
     except Exception as error:  # damaged files trip parsers in many ways
         reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise InputError(f"{label}: not a {kind} file, or a broken one ({reason})") from None
-    names = [name] if len(tables) == 1 else [f"{name}_{t.block or i}" for i, t in enumerate(tables, 1)]
+        other = _sniff(content)
+        hint = "" if other == kind else f"; it looks like {other}"
+        raise InputError(f"{label}: not a {kind} file, or a broken one ({reason}){hint}") from None
+    blocks = Titles("block")
+    names = [name] if len(tables) == 1 else [f"{name}_{blocks.name(t.block, i)}" for i, t in enumerate(tables, 1)]
     return [assemble(t, n, label, only_backbone=only_backbone) for t, n in zip(tables, names)]
 
 
@@ -113,7 +116,7 @@ def _tables(content: bytes, kind: str, only_backbone: bool) -> list[Table]:
 def _clean(content: bytes) -> bytes:
     """Without a byte-order mark; UTF-16 as UTF-8."""
     if content[:3] == b"\xef\xbb\xbf":
-        return content[3:]
+        return content.replace(b"\xef\xbb\xbf", b"")  # files that were put together have more of them
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16", errors="replace").encode()
     return content

@@ -184,8 +184,9 @@ def _one_location(table: Table, rows: list[int]) -> list[int]:
     if len(alts) < 2 and len({table.name[i] for i in rows}) == len(rows):
         return rows
     shares: dict[str, list[float]] = {}
+    twice = Counter(table.name[i] for i in rows)
     for i in rows:
-        if table.alt[i]:
+        if twice[table.name[i]] > 1:  # the others are common to all locations
             shares.setdefault(table.alt[i], []).append(float(table.occupancy[i]))
     best = max(shares, key=lambda alt: round(sum(shares[alt]) / len(shares[alt]), 3), default="")
     chosen: dict[str, int] = {}

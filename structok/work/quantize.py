@@ -13,7 +13,7 @@ from typing import Any
 
 from structok import __version__
 from structok.errors import InputError
-from structok.read.inputs import find_inputs, weight
+from structok.read.inputs import Distinct, find_inputs, weight
 from structok.read.sources import Unit
 from structok.work.engines import Engine, Local, WorkerDied, finish, rescue, run_tasks
 from structok.work.folder import TokenFolder
@@ -122,7 +122,7 @@ def quantize_stream(inputs: list[str], settings: Settings, workers: int) -> Iter
     """Outcomes in the order of the inputs, the first of one input, later of a few batches each."""
     if "-" in inputs:
         raise InputError("stdin cannot be shared among --workers; leave the option out")
-    pieces = chunks(find_inputs(inputs), 8 * settings.batch_size, first=1)
+    pieces = chunks(Distinct().rename(find_inputs(inputs)), 8 * settings.batch_size, first=1)
     tasks = (Chunk(number, _absolute(units)) for number, units in enumerate(pieces))
     crew = _crew(settings, "local", workers)
     early: dict[int, Outcome] = {}
@@ -176,7 +176,7 @@ class _Listing:
 
     def __iter__(self) -> Iterator[Unit]:
         digest, count = hashlib.sha256(), 0
-        for unit in find_inputs(self._inputs):
+        for unit in Distinct().rename(find_inputs(self._inputs)):
             digest.update(f"{unit.kind}\t{unit.source}\t{unit.size}\n".encode())
             count += weight(unit)
             yield replace(unit, path=os.path.abspath(unit.path)) if unit.path else unit

@@ -96,6 +96,7 @@ class _Names:
     def name(self, id: str) -> str:
         """A name for the next structure of this id."""
         stem = "".join("_" if c in '/\\:*?"<>|' or ord(c) < 32 else c for c in id) or "structure"
+        stem = f"_{stem[1:]}" if stem.startswith(".") else stem  # a hidden file
         short = stem.encode()[:_LONGEST].decode(errors="ignore")
         name, again = short, self._used.get(short.casefold(), 1)
         while name.casefold() in self._used:

@@ -119,7 +119,6 @@ def test_hydrogens_on_request(tmp_path, drugs):
         ("molecule.xyz", "3\n", "unknown kind"),
         ("noext", "3\n", "unknown kind"),
         ("empty.sdf", "", "no molecule"),
-        ("fake.sdf.gz", "not gzip", "cannot be read"),
     ],
 )
 def test_refused_files(tmp_path, name, content, message):

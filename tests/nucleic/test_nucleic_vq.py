@@ -18,7 +18,10 @@ from structok.nucleic.metrics import compare_atoms, frame_rmsd, is_north, link_l
 from train.polymer.data import load_nucleic
 
 # codes of a made-up chain; they change only with a retrained checkpoint
-GOLDEN: dict[str, list[int]] = {}
+GOLDEN = {
+    "codes": [2726, 3271, 92, 3283, 1905, 2094, 2561, 1161, 3980, 219],
+    "conformers": [1067, 1472, 2193, 1568, 503, 173, 3, 187, 571, 3836],
+}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from structok.polymer.local import onto_rebuilt
 from structok.protein.sidechain import CODED, SideChainConfig, SideChains
 from structok.protein.sidechain_atoms import ATOMS, BONDS
 from train.polymer.data import ProteinChain, load_proteins
-from train.polymer.ideal import in_many_frames, learn_conformers, stiff_pairs, usual_errors
+from train.polymer.ideal import idealise, in_many_frames, learn_conformers, stiff_pairs, usual_errors
 
 console = Console(stderr=True)
 BRANCHED = "IT"  # types whose CB has a handedness
@@ -68,11 +68,18 @@ def _plausible(seen: Seen, letter: str) -> Seen:
     pairs = torch.tensor([[names.index(a), names.index(b)] for a, b in BONDS[letter] if "O" not in (a, b)])
     length = (seen.own[:, pairs[:, 0]] - seen.own[:, pairs[:, 1]]).norm(dim=-1)
     good = ((length - length.median(0).values).abs() < MISFIT).all(1)
-    for centre, *others in ((1, 0, 2, 3), (3, 1, 4, 5))[: 1 + (letter in BRANCHED)]:  # CA, and CB where it has a hand
-        x, y, z = (seen.own[:, k] - seen.own[:, centre] for k in others)
-        volume = (torch.linalg.cross(x, y) * z).sum(-1)
-        good &= volume / volume.median() > 0.5  # neither turned over nor flat
+    for hand in _hands(seen.own, letter):
+        good &= hand / hand.median() > 0.5  # neither turned over nor flat
     return Seen(seen.local[good], seen.own[good])
+
+
+def _hands(own: Float[Tensor, "m n 3"], letter: str) -> list[Float[Tensor, " m"]]:
+    """Volumes spanned by three neighbours of CA, and of CB where it has a handedness, Å³."""
+    found = []
+    for centre, *others in ((1, 0, 2, 3), (3, 1, 4, 5))[: 1 + (letter in BRANCHED)]:
+        x, y, z = (own[:, k] - own[:, centre] for k in others)
+        found.append((torch.linalg.cross(x, y) * z).sum(-1))
+    return found
 
 
 def learn(
@@ -84,6 +91,10 @@ def learn(
     x = in_many_frames(seen.local[:, 3:], seen.own[:, 3:], errors, max(sample, 4 * codes), random)
     frame = seen.own[:, :3].median(0).values
     book, error = learn_conformers(x, torch.ones(x.shape[1]), codes, frame, stiff, rounds, random)
+    for hand in _hands(torch.cat([frame.expand(codes, 3, 3), book], 1), letter):
+        # the mean of two rotamers may have neither's handedness: a residue that was seen takes its place
+        wrong = hand * hand.median() <= 0
+        book[wrong] = idealise(x[: int(wrong.sum())], frame, stiff)
     console.log(f"{letter}: {len(seen.own)} residues, {len(stiff.mean)} stiff pairs, {error:.3f} Å per atom")
     return book
 
