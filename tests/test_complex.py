@@ -168,8 +168,10 @@ def test_ligands_that_would_be_guesses_are_refused():
     with pytest.raises(InputError, match="lacks"):
         ligand_molecule(Ligand("BEN", "A", "1", atoms[1:]))
     with pytest.raises(InputError, match=r"covalently \(an atom 1.5"):
-        out = atoms.coord[0] - atoms.coord.mean(0)
-        ligand_molecule(Ligand("BEN", "A", "1", atoms), [atoms.coord[:1] + 1.5 * out / np.linalg.norm(out)])
+        out = atoms.coord - atoms.coord.mean(0)
+        out = out[np.linalg.norm(out, axis=1).argmax()]
+        beside = out * (1 + 1.5 / np.linalg.norm(out)) + atoms.coord.mean(0)
+        ligand_molecule(Ligand("BEN", "A", "1", atoms), [beside[None]])
 
 
 def test_anchored_atoms_are_far_apart_and_the_same_for_any_conformer(ligand):
