@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Complex", "complex_bytes", "decode_complex", "encode_complex", "place", "read_complex", "share_frame"]
 
+_STAYS = 0.01, 0.05, 0.3, 3.0  # how near anchors have to be, in turn, until the decoder believes them
 _LIGAND_ANCHORS = 8  # atoms of a molecule that are anchored
 Entity = Any  # Backbone, AtomChain, NucleicChain or an RDKit Mol
 
@@ -249,10 +250,14 @@ def share_frame(entities: Sequence[tuple[Entity, Tokens, Any]], frame: str, spac
         body = _points(tokenizer.decode(bare))
         anchors = np.full(-(-len(tokens) // every), -1)
         seen = np.isfinite(x).all(-1) & np.isfinite(body).all(-1)
-        if len(chosen):
-            at = np.cumsum(seen) - 1
-            anchors[chosen // every] = choose_anchors(body[seen], at[chosen], x[seen], radius, points)
-        anchored = replace(tokens, anchors=anchors, spacing=every, radius=radius, frame=frame)
+        at = np.cumsum(seen) - 1
+        for stay in _STAYS if len(chosen) else ():
+            anchors[chosen // every] = choose_anchors(body[seen], at[chosen], x[seen], radius, points, stay)
+            anchored = replace(tokens, anchors=anchors.copy(), spacing=every, radius=radius, frame=frame)
+            if not hasattr(tokenizer, "contradictions") or not tokenizer.contradictions(anchored):
+                break
+        else:
+            anchored = replace(tokens, anchors=anchors, spacing=every, radius=radius, frame=frame)
         found.append(tokenizer.trusted(anchored) if hasattr(tokenizer, "trusted") else anchored)
     return found
 

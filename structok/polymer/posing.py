@@ -21,7 +21,7 @@ __all__ = ["choose_anchors", "pose_of"]
 
 _NEAR = 12  # points near each place that may be its anchor, more where there are few anchors
 _MANY = 200  # candidates of all anchors together, at least
-_STAY = 0.01  # what the mean squared distance of the anchors counts beside the squared error of the pose
+_STAY = 0.01  # see `choose_anchors`
 _ROUNDS = 8  # linear solutions, each corrected by what the last one really came to
 _PAIRS = 24  # changes of two anchors at once, at most
 _FEW = 12  # anchors up to which poses are computed rather than foretold
@@ -39,6 +39,7 @@ def choose_anchors(
     truth: Float[Array, "l 3"],
     radius: int,
     points: AnchorPoints,
+    stay: float = _STAY,
 ) -> Int[Array, " n"]:
     """Anchors of a rebuilt body which bring it where the true one lies.
 
@@ -48,6 +49,7 @@ def choose_anchors(
     chosen : which of them have an anchor
     truth : the same points of the true body in the shared frame, Å
     radius : code of the frame's radius
+    stay : what the mean squared distance of the anchors counts beside the squared error of the pose
     """
     size = float(RADII[radius])
     goal = pose_of(body, truth)
@@ -58,7 +60,7 @@ def choose_anchors(
     places = points.points.double().numpy()[near] * size
     effect, whiten = _effects(y, there, places - y[:, None])
     away = ((places - truth[chosen][:, None]) ** 2).sum(-1)
-    cost = _STAY / len(y) * (away - away[:, :1])
+    cost = stay / len(y) * (away - away[:, :1])
     pick, rows, offset = np.zeros(len(y), np.int64), np.arange(len(y)), np.zeros(6)
     best, kept = np.inf, pick
     for _ in range(_ROUNDS):

@@ -19,7 +19,7 @@ from structok.codebook.prior import Prior
 from structok.errors import CheckpointError, InputError, TokensError
 from structok.polymer.anchors import RADII, Anchoring, AnchorPoints, load_points, spacing_for
 from structok.polymer.chain import ChainModel
-from structok.polymer.repair import Repairer
+from structok.polymer.repair import Repairer, Repairs
 from structok.protein.tokens import BackboneTokenizer, backbone_of
 from structok.structure import Backbone
 from structok.tokenizer import Search
@@ -182,20 +182,21 @@ class ChainVQ(BackboneTokenizer):
     def posed(self) -> bool:  # type: ignore[override]
         return self.config.anchors is not None
 
+    def contradictions(self, tokens: Tokens) -> Repairs:
+        """What `decode` would repair of tokens that are as they were encoded."""
+        assert tokens.anchors is not None and tokens.radius is not None
+        return self.repairer(tokens.codes, tokens.anchors, tokens.spacing, tokens.radius, shared=bool(tokens.frame))[1]
+
     def trusted(self, tokens: Tokens) -> Tokens:
         """Without the anchors that would make `decode` repair the codes as they are."""
-        assert tokens.anchors is not None and tokens.radius is not None
-        coords = self.model.decode(torch.from_numpy(tokens.codes).long().to(self.device)).cpu()
-        anchors = tokens.anchors
         for _ in range(_TRIES):
-            _, repairs = self.repairer(
-                tokens.codes, anchors, tokens.spacing, tokens.radius, coords=coords, shared=bool(tokens.frame)
-            )
-            if not repairs:
-                return replace(tokens, anchors=anchors)
-            anchors = anchors.copy()
+            assert tokens.anchors is not None
+            if not (repairs := self.contradictions(tokens)):
+                return tokens
+            anchors = tokens.anchors.copy()
             anchors[list(repairs.rejected) or [slot // tokens.spacing for slot in repairs.slots]] = -1
-        return replace(tokens, anchors=np.full_like(anchors, -1))
+            tokens = replace(tokens, anchors=anchors)
+        return replace(tokens, anchors=np.full_like(tokens.anchors, -1))
 
     def check(self, tokens: Tokens) -> None:
         super().check(tokens)
