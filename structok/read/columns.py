@@ -94,6 +94,8 @@ class Columns:
             return np.where(array[rows] == MISSING, UNKNOWN, array[rows]).astype(np.float64)
         taken = self._take(name, rows)
         try:
+            if any("_" in value for value in taken):
+                raise ValueError  # Python takes 36.3_6 for a number
             return np.array(taken, dtype=np.float64)
         except ValueError:
             return np.array([_known(value) for value in taken])
@@ -128,6 +130,8 @@ def _float(value: str, default: float) -> float:
 
 def _known(value: str) -> float:
     try:
+        if "_" in value:
+            raise ValueError
         return UNKNOWN if value in _SILENT else float(value)
     except ValueError:
         raise ValueError(f"an atom with the coordinate {value[:20]!r}") from None

@@ -185,8 +185,11 @@ def _name_and_chain(field: bytes, two_letter_ids: set[str]) -> tuple[str, str]:
 
 
 def _coordinates(rows: list[bytes]) -> np.ndarray:
+    text = b"".join([row[30:54] for row in rows])
     try:
-        values = np.frombuffer(b"".join([row[30:54] for row in rows]), "S8").astype(np.float64)
+        if b"_" in text:
+            raise ValueError  # Python takes 36.3_6 for a number
+        values = np.frombuffer(text, "S8").astype(np.float64)
     except ValueError:
         values = np.array([v for row in rows for v in _triple(row[30:60])])
     return values.reshape(-1, 3).astype(np.float32)
@@ -198,6 +201,8 @@ _WIDE = re.compile(rb"( {0,3}-?\d+\.\d{3})" + 2 * rb"( {0,3}-?\d+\.\d{3})")
 
 def _triple(field: bytes) -> list[float]:
     try:
+        if b"_" in field[:24]:
+            raise ValueError
         return [float(field[i : i + 8]) for i in (0, 8, 16)]
     except ValueError:
         if match := _WIDE.match(field):

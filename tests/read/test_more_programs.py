@@ -91,7 +91,8 @@ def test_coordinates_wider_than_their_columns_are_read_or_refused(read, atoms, c
     shifted = "\n".join(f"{str(a)[:6]}{100_000 + i}{str(a)[11:]}" for i, a in enumerate(atoms))  # serial too wide
     cut = "\n".join(str(a)[:50] for a in atoms)
     wide = "\n".join(f"ATOM {100_000 + i}{str(a)[11:]}" for i, a in enumerate(atoms))
-    for text, word in ((shifted, "coordinates"), (cut, "line 1 ends"), (wide, "serial")):
+    under = "\n".join(str(a)[:36] + "_" + str(a)[37:] for a in atoms)  # a number to Python
+    for text, word in ((shifted, "coordinates"), (cut, "line 1 ends"), (wide, "serial"), (under, "coordinates")):
         found = read(text)
         assert not found.items and word in found.errors[0] and "\n" not in found.errors[0]
 
