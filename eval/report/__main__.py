@@ -15,6 +15,7 @@ import typer
 
 from eval import RESULTS
 from eval.report.allatom import fill_allatom
+from eval.report.anchors import fill_anchors
 from eval.report.cards import fill_proteins
 from eval.report.gpu import fill_gpu
 from eval.report.lm import fill_learnability
@@ -36,6 +37,7 @@ def main(
         fill_structtokenbench()
         fill_allatom()
         fill_gpu()
+        fill_anchors()
         fill_training()
     print(write_report(folder, small=small))
 

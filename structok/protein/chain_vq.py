@@ -157,10 +157,13 @@ class ChainVQ(BackboneTokenizer):
 
         `spacing` is the number of slots from anchor to anchor, 0 for none; default the checkpoint's.
         """
-        asked = Search(**options) if search is None else search  # wrong options are told before files are read
+        how = self.settings(Search(**options) if search is None else search)
         chains = [self.prepare(x) for x in xs]
-        found = super().encode_batch(chains, batch_size=batch_size, search=asked)
-        return found if spacing is None else [self._anchored(t, c, spacing) for t, c in zip(found, chains)]
+        found = self.assign(chains, how, self.sizes[0] if batch_size is None else batch_size)
+        if spacing is None:
+            spacing = self.config.anchors.spacing if self.config.anchors else 0
+        plain = (super(ChainVQ, self).tokens(chain, codes) for chain, codes in zip(chains, found))
+        return [self._anchored(tokens, chain, spacing) for tokens, chain in zip(plain, chains)]
 
     def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
         tokens = super().tokens(item, codes)
