@@ -35,6 +35,7 @@ _CHOSEN = 1.4  # how much larger the errors of anchors are that were chosen toge
 _REACH = 40  # residues that a search looks ahead
 _MEMORY = 110.0  # residues after which an anchor weighs 1 / e
 _SWEEPS = 3
+_LOOSE = 4.0  # Å, by which two anchors may be further apart than their slots
 _TIE, _FREE = 0.1, 1e-3  # what anchors beyond a substituted, beyond a free step count in a piece's pose
 
 
@@ -111,6 +112,7 @@ class Repairer:
         if not (repair and len(told) > 2 and suspicious(coords[slots, 1].numpy(), x, w, limits)):
             return _posed(coords, slots, x), Repairs()
         code, steps, wrong = self._story(codes, slots, x, w, limits)
+        _set_free(code, slots, x, wrong, self.model.link.stride)
         changed = np.flatnonzero(code > -2)
         if len(changed):
             coords = self._decode(np.where(code >= 0, code, codes), steps)
@@ -193,6 +195,29 @@ class Repairer:
                 free = _matrix(out[2][a])
                 code[slot] = new
                 steps[slot] = self._transforms[new] if new >= 0 else (np.linalg.inv(free) if inverse else free)
+
+
+def _set_free(
+    code: Int[Array, " l"], slots: Int[Array, " n"], x: Float[Array, "n 3"], wrong: Bool[Array, " n"], stride: float
+) -> None:
+    """Stretches whose anchors all seem wrong: rather is the story, so they shall lie where the anchors say; in place.
+
+    Anchors that no chain of steps of `stride` Å can reach from most of those around them stay wrong.
+    """
+    near = np.linalg.norm(x[:, None] - x, axis=-1) <= stride * abs(slots[:, None] - slots) + _LOOSE
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], wrong, [False]]).astype(int)))
+    for start, end in edges.reshape(-1, 2):
+        around = slice(max(0, start - 2), end + 2)
+        able = near[start:end, around].mean(1) > 0.5
+        if able.sum() < 2:
+            continue
+        wrong[start:end] = ~able
+        if start > 0:
+            at = (slots[start - 1] + slots[start] + 1) // 2
+            code[at] = -1 if code[at] == -2 else code[at]
+        if end < len(slots):
+            at = (slots[end - 1] + slots[end] + 1) // 2
+            code[at] = -1 if code[at] == -2 else code[at]
 
 
 def _matrix(row: Float[Array, " 12"]) -> Float[Array, "4 4"]:

@@ -35,14 +35,14 @@ class Limits(NamedTuple):
     """
 
     cap: float = 22.0
-    substitution: float = 24.0
+    substitution: float = 21.0
     jump: float = 40.0
     alarm: float = 16.0
     alike: float = 12.0
     doubt: float = 25.0
     ahead: int = 5
     fade: float = 0.93
-    beam: int = 16
+    beam: int = 32
     tried: int = 8
 
 
