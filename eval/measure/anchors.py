@@ -25,6 +25,7 @@ from jaxtyping import Float
 
 import structok
 from eval import RESULTS
+from eval.clock import cpu_seconds
 from structok.errors import StructokError
 from structok.geometry import apply, kabsch
 from structok.structure import Backbone
@@ -61,21 +62,22 @@ def compare(chains: list[Backbone], rebuilt: list[Backbone]) -> dict[str, Any]:
     return {name: spread(float(of(a, b)) for a, b in zip(rebuilt, chains)) for name, of in metrics.items()}
 
 
+def cost(tok: Any, chains: list[Backbone]) -> dict[str, float]:
+    """Processor time with and without anchors, best of three."""
+    tokens, plain = tok.encode_batch(chains), tok.encode_batch(chains, spacing=0)
+    return {
+        "encode": cpu_seconds(lambda: tok.encode_batch(chains)),
+        "encode without anchors": cpu_seconds(lambda: tok.encode_batch(chains, spacing=0)),
+        "decode": cpu_seconds(lambda: tok.decode_batch(tokens)),
+        "decode without anchors": cpu_seconds(lambda: tok.decode_batch(plain)),
+    }
+
+
 def measure_chains(tok: Any, chains: list[Backbone], seed: int = 0) -> dict[str, Any]:
     """Damage with and without anchors, noise, what repair changes of undamaged tokens, and time."""
     random = np.random.default_rng(seed)
-    began = time.process_time()
-    tokens = tok.encode_batch(chains)
-    encoded = time.process_time() - began
-    began = time.process_time()
-    plain = tok.encode_batch(chains, spacing=0)
-    bare = time.process_time() - began
-    began = time.process_time()
-    whole = tok.decode_batch(tokens)
-    decoded = time.process_time() - began
-    began = time.process_time()
-    alone = tok.decode_batch(plain)
-    decoded_bare = time.process_time() - began
+    tokens, plain = tok.encode_batch(chains), tok.encode_batch(chains, spacing=0)
+    whole, alone = tok.decode_batch(tokens), tok.decode_batch(plain)
     as_they_are = tok.decode_batch(tokens, repair=False)
     residues = sum(map(len, chains))
     report: dict[str, Any] = {
@@ -88,8 +90,7 @@ def measure_chains(tok: Any, chains: list[Backbone], seed: int = 0) -> dict[str,
         "chains that repair changes": sum(not np.array_equal(a.coords, b.coords, equal_nan=True)
                                           for a, b in zip(whole, as_they_are)),
         "anchors left out": sum(int((t.anchors < 0).sum()) for t in tokens) / sum(len(t.anchors) for t in tokens),
-        "cpu seconds": {"encode": encoded, "encode without anchors": bare, "decode": decoded,
-                        "decode without anchors": decoded_bare},
+        "cpu seconds": cost(tok, chains),
     }  # fmt: skip
     for rate in RATES:
         some = [damage(t, rate, tok.codebook_size, len(tok.points), random) for t in tokens]

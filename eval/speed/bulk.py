@@ -31,7 +31,7 @@ import torch
 import typer
 
 from eval import RESULTS
-from eval.speed.clock import machine
+from eval.clock import machine
 from structok import Backbone, load
 from structok.read.inputs import find_inputs, read_units
 from structok.work.log import Log

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eval import RESULTS
-from eval.speed.clock import best_of, machine, seconds
+from eval.clock import best_of, machine, seconds
 from structok.codebook.nearest import nearest_code
 
 Lookup = Callable[[Float[Tensor, "n d"], Float[Tensor, "k d"]], Int[Tensor, " n"]]

@@ -22,8 +22,8 @@ from torch import Tensor
 
 import structok
 from eval import RESULTS
+from eval.clock import cpu_seconds, machine
 from eval.measure.model import RELEASED, load_tokenizer
-from eval.speed.clock import cpu_seconds, machine
 from structok.batching import by_length
 from structok.codebook.search import beam_search
 from structok.molecule.batch import atom_mask, pad

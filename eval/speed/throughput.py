@@ -20,7 +20,7 @@ from torch import Tensor
 
 import structok
 from eval import RESULTS
-from eval.speed.clock import best_of, machine, peak_memory
+from eval.clock import best_of, machine, peak_memory
 from structok.codebook.search import beam_search
 from structok.geometry import backbone_frames
 from structok.polymer.chain import ChainModel

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import structok
 from eval import RESULTS
-from eval.speed.clock import best_of, machine, peak_memory, seconds
+from eval.clock import best_of, machine, peak_memory, seconds
 from structok.protein.decoder import backbone
 from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance
 from structok.protein.model import PRESETS, GCPVQVAEModel
