@@ -264,7 +264,7 @@ def _read_main(found: list[_Found], stream: Stream, spacing: int) -> dict[str, A
         fields["codes"] = [item.code for item, owns in zip(literals, owners) if owns]
         slot_of = [slot - 1 if owns else -1 for slot, owns in zip(accumulate(owners), owners)]
         spacing = 1
-    if anchors:
+    if anchors or "radius" in fields:
         fields |= place_anchors(anchors, slot_of, len(fields["codes"]), spacing)
     return fields
 

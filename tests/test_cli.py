@@ -63,7 +63,10 @@ def test_every_token_format_decodes_to_the_same_structure(work, run, format, nam
     expected = structok.load("chain-vq-64")
     expected = expected.decode(expected.encode(work / "good.pdb", beam=2))
     [back] = structok.read_structure(f"{name}.pdb")
-    assert np.allclose(back.coords, expected.coords, atol=2e-3)
+    if format == "text":  # has no anchors unless asked, so the chain lies elsewhere
+        assert structok.metrics.rmsd(back, expected) < 2e-3
+    else:
+        assert np.allclose(back.coords, expected.coords, atol=2e-3)
 
 
 def test_folders_globs_and_files_are_expanded_in_order(work, run, make_chain):
