@@ -30,7 +30,6 @@ def refine_codes(
     *,
     sweeps: int,
     superposed: bool,
-    step: int = 1,
 ) -> tuple[Int[Tensor, " l"], list[float]]:
     """Codes whose chain is no further from the target, and the mean squared error (Å²) before and after each sweep.
 
@@ -42,7 +41,6 @@ def refine_codes(
     target, mask : the chain, and where it was observed
     sweeps : how often each slot is tried; ends early when nothing changes
     superposed : whether the decoder's frame is its own, so that chains are superposed before they are compared
-    step : only every so many slots hold a code (anchors)
     """
     weight = mask[:, None].expand(-1, 3).reshape(1, -1)
     goal = torch.where(mask[:, None, None], target, 0.0).reshape(1, -1, 3)
@@ -58,16 +56,15 @@ def refine_codes(
     here = errors(codes[None])[0]
     size = 3 * mask.sum().clamp(min=1)
     trace = [float(here.sum() / size)]
-    apart = max(1, _APART // step)
     near = torch.nn.functional.conv1d
     window = torch.ones(1, 1, 2 * (_APART // 2) + 1, dtype=here.dtype, device=here.device)
     for _ in range(sweeps):
         changed = False
-        for first in range(min(apart, len(codes))):
-            tried = torch.arange(first, len(codes), apart, device=codes.device)
+        for first in range(min(_APART, len(codes))):
+            tried = torch.arange(first, len(codes), _APART, device=codes.device)
             rows = codes.repeat(options.shape[1], 1)
             rows[:, tried] = options[tried].T
-            gain = near((here - errors(rows))[:, None], window, padding=_APART // 2)[:, 0, tried * step]
+            gain = near((here - errors(rows))[:, None], window, padding=_APART // 2)[:, 0, tried]
             best, which = gain.max(0)
             order = best.argsort(descending=True)[: int((best > _LEAST).sum())]
             while len(order):
