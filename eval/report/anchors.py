@@ -32,7 +32,8 @@ def anchors(found: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             Table(columns, [{"rate": "none", **undamaged}, *rows]).markdown(),
-            f"{chains['chains']} validation chains of 50 to 500 residues (repair was tuned on that split), an anchor every {chains['spacing']} of them, "
+            f"{chains['chains']} validation chains of 50 to 500 residues (repair tuned on them), "
+            f"an anchor every {chains['spacing']} of them, "
             f"{chains['more tokens']:.0%} more tokens; repair changed {chains['chains that repair changes']} of the "
             "undamaged chains. "
             f"Encoding takes {cost['encode'] / cost['encode without anchors']:.2f} times as long as without anchors, "
