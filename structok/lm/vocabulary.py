@@ -245,7 +245,7 @@ class Vocabulary:
             raise TokensError(f"{tokens.where}: {tokens.modality} tokens; wrap_structure takes them")
         return wrap_streams(self, tokens, anchors, unknown)
 
-    def parse(self, text: str, *, model: str = "", id: str = "", spacing: int = 8) -> Parsed:
+    def parse(self, text: str, *, model: str = "", id: str = "", spacing: int = 6) -> Parsed:
         """Read the output of a language model: what is whole, and exactly what is wrong with the rest.
 
         Never raises on bad text. `model` and `id` are written into the `Tokens` that are found; `spacing` is that of
