@@ -22,6 +22,14 @@ class Preset(StrEnum):
     scimind = "scimind"
 
 
+class Anchors(StrEnum):
+    """Where anchors stand in a text."""
+
+    none = "none"
+    inline = "inline"
+    first = "first"
+
+
 def vocab(
     preset: Annotated[Preset, typer.Option("--preset", help="whose tokens")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="for vocabulary.json and tokens.txt")],
@@ -55,12 +63,15 @@ def corpus(
         str,
         typer.Option("--vocabulary", metavar="NAME|FOLDER", help="biomatrix, structok, scimind, or what vocab wrote"),
     ] = "biomatrix",
+    anchors: Annotated[
+        Anchors | None, typer.Option("--anchors", help="where they stand; default inline if there are tokens for them")
+    ] = None,
     keep: Annotated[float, typer.Option("--keep", min=0, max=1, help="chance of a field to join a text")] = 0.5,
     seed: Annotated[int, typer.Option("--seed", help="of all that is random")] = 0,
     force: Force = False,
     strict: Strict = False,
 ) -> None:
-    """Tokens to pretraining texts: sequence, structure, or both, with annotations by chance; counts in .stats.json."""
+    """Tokens to pretraining texts: sequence, structure, both, complexes, annotations by chance; counts in .stats.json."""
     from structok.lm.corpus import load_vocabulary, stats_file, write_corpus
     from structok.work.log import Log
 
@@ -68,7 +79,8 @@ def corpus(
         refuse_overwrite(out, force)
         refuse_overwrite(stats_file(out), force)
     log, words = Log(strict), load_vocabulary(vocabulary)
-    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep)
+    where = anchors.value if anchors else None
+    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep, anchors=where)
     counts = ", ".join(f"{count} {group}" for group, count in stats["tokens"].items() if count)
     print(f"{stats['instances']} texts of {log.done} structures: {counts}", file=sys.stderr)
     log.finish()
