@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from structok.options import Force, Strict, refuse_overwrite
+from structok.streams import AnchorText
 
 __all__ = ["corpus", "vocab"]
 
@@ -71,7 +72,7 @@ def corpus(
     force: Force = False,
     strict: Strict = False,
 ) -> None:
-    """Tokens to pretraining texts: sequence, structure, both, complexes, annotations by chance; counts in .stats.json."""
+    """Tokens to pretraining texts: strings, structures, both, complexes, annotations by chance; .stats.json counts."""
     from structok.lm.corpus import load_vocabulary, stats_file, write_corpus
     from structok.work.log import Log
 
@@ -79,7 +80,7 @@ def corpus(
         refuse_overwrite(out, force)
         refuse_overwrite(stats_file(out), force)
     log, words = Log(strict), load_vocabulary(vocabulary)
-    where = anchors.value if anchors else None
+    where: AnchorText | None = anchors.value if anchors else None  # type: ignore[assignment]  # the names are those
     stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep, anchors=where)
     counts = ", ".join(f"{count} {group}" for group, count in stats["tokens"].items() if count)
     print(f"{stats['instances']} texts of {log.done} structures: {counts}", file=sys.stderr)
