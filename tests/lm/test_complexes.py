@@ -8,9 +8,10 @@ import pytest
 from rdkit import Chem
 
 import structok
-from structok.complex import Complex, decode_complex, encode_complex
+from structok.complex import Complex
 from structok.errors import InputError
 from structok.files import TokenWriter
+from structok.frame import decode_complex, encode_complex
 from structok.lm import Vocabulary
 from structok.lm.composing import Composer
 from structok.structure import Backbone
