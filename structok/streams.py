@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 from structok.errors import TokensError
@@ -281,7 +282,11 @@ def place_anchors(anchors: list[tuple[int, int]], slot_of: list[int], length: in
     slots = [slot_of[before] if before < len(slot_of) else -1 for before, _ in anchors]
     if min(slots) < 0 or len(set(slots)) < len(slots):
         raise TokensError("an anchor stands before the token of a slot, and no slot has two")
-    spacing = math.gcd(spacing, *slots)
+    if any(slot % spacing for slot in slots):
+        spacing = math.gcd(*slots)
+        usual, often = Counter(b - a for a, b in pairwise(slots)).most_common(1)[0] if len(slots) > 1 else (1, 1)
+        if spacing == 1 < min(usual, often):
+            raise TokensError(f"codes lost or gained between anchors {usual} apart; Vocabulary.parse re-aligns them")
     placed = [-1] * -(-length // spacing)
     for slot, point in zip(slots, points):
         placed[slot // spacing] = point

@@ -150,7 +150,7 @@ class Tokens:
         return write_text(self.modality, self._fields(), anchors, wrap)
 
     @classmethod
-    def from_text(cls, text: str, *, model: str = "", id: str = "", spacing: int = 8) -> Tokens:
+    def from_text(cls, text: str, *, model: str = "", id: str = "", spacing: int = 6) -> Tokens:
         """Read what `to_text` wrote, with or without the wrapping tokens.
 
         `spacing` is that of the anchors: needed where they come first, otherwise they may also be nearer together.
