@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from structok.options import Force, Strict, refuse_overwrite
+from structok.streams import AnchorText
 
 __all__ = ["corpus", "vocab"]
 
@@ -20,6 +21,14 @@ class Preset(StrEnum):
     biomatrix = "biomatrix"
     structok = "structok"
     scimind = "scimind"
+
+
+class Anchors(StrEnum):
+    """Where anchors stand in a text."""
+
+    none = "none"
+    inline = "inline"
+    first = "first"
 
 
 def vocab(
@@ -55,12 +64,15 @@ def corpus(
         str,
         typer.Option("--vocabulary", metavar="NAME|FOLDER", help="biomatrix, structok, scimind, or what vocab wrote"),
     ] = "biomatrix",
+    anchors: Annotated[
+        Anchors | None, typer.Option("--anchors", help="where they stand; default inline if there are tokens for them")
+    ] = None,
     keep: Annotated[float, typer.Option("--keep", min=0, max=1, help="chance of a field to join a text")] = 0.5,
     seed: Annotated[int, typer.Option("--seed", help="of all that is random")] = 0,
     force: Force = False,
     strict: Strict = False,
 ) -> None:
-    """Tokens to pretraining texts: sequence, structure, or both, with annotations by chance; counts in .stats.json."""
+    """Tokens to pretraining texts: strings, structures, both, complexes, annotations by chance; .stats.json counts."""
     from structok.lm.corpus import load_vocabulary, stats_file, write_corpus
     from structok.work.log import Log
 
@@ -68,7 +80,8 @@ def corpus(
         refuse_overwrite(out, force)
         refuse_overwrite(stats_file(out), force)
     log, words = Log(strict), load_vocabulary(vocabulary)
-    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep)
+    where: AnchorText | None = anchors.value if anchors else None  # type: ignore[assignment]  # the names are those
+    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep, anchors=where)
     counts = ", ".join(f"{count} {group}" for group, count in stats["tokens"].items() if count)
     print(f"{stats['instances']} texts of {log.done} structures: {counts}", file=sys.stderr)
     log.finish()

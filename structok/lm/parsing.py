@@ -31,11 +31,11 @@ def control_pattern(style: Style) -> re.Pattern[str]:
     return re.compile(rf"<\|({kinds})_(start|end)\|>")
 
 
-def parse(vocabulary: Words, text: str, *, model: str = "", id: str = "", spacing: int = 6) -> Parsed:
+def parse(vocabulary: Words, text: str, *, model: str = "", id: str = "", frame: str = "", spacing: int = 6) -> Parsed:
     """See `Vocabulary.parse`."""
     items: list[Item] = []
     problems: list[Problem] = []
-    named = {"model": model, "id": id}
+    named = {"model": model, "id": id, "frame": frame}
     read = (
         _read_bare(vocabulary, text)
         if vocabulary.style == "scimind"
