@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,16 +13,8 @@ from structok.options import Force, Strict, refuse_overwrite
 __all__ = ["corpus", "vocab"]
 
 
-class Preset(StrEnum):
-    """Vocabularies: of published language models, and our own."""
-
-    biomatrix = "biomatrix"
-    structok = "structok"
-    scimind = "scimind"
-
-
 def vocab(
-    preset: Annotated[Preset, typer.Option("--preset", help="whose tokens")],
+    preset: Annotated[Literal["biomatrix", "structok", "scimind"], typer.Option("--preset", help="whose tokens")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="for vocabulary.json and tokens.txt")],
     molecules: Annotated[
         Path | None, typer.Option("--molecules", metavar="TOKENS", help="count molecule tokens here (biomatrix)")
@@ -39,7 +30,7 @@ def vocab(
     for name in FILES:
         refuse_overwrite(out / name, force)
     log = Log(strict)
-    vocabulary = write_vocabulary(preset.value, out, log, molecules=molecules, coverage=coverage)
+    vocabulary = write_vocabulary(preset, out, log, molecules=molecules, coverage=coverage)
     sizes = ", ".join(f"{len(tokens)} {name}" for name, tokens in vocabulary.groups.items())
     print(f"wrote {out}: {len(vocabulary)} tokens ({sizes})", file=sys.stderr)
     log.finish()
