@@ -60,16 +60,18 @@ def build(
     again after an interruption and it goes on; the result has the same bytes.
     """
     from structok.data.build import build
-    from structok.data.options import BuildOptions
+    from structok.data.options import KINDS, BuildOptions
     from structok.read.sources import check_inputs, find_units
     from structok.work.log import say, show_failures
 
     check_inputs(inputs)
-    protein = (modality or next((u.modality for u in find_units(inputs) if not u.error), "protein")) == "protein"
+    first = (unit.modality for unit in find_units(inputs) if not unit.error)
+    found: str = modality if modality else next(first, "protein")
+    shortest, longest = KINDS[found].lengths
     options = BuildOptions(
-        modality="protein" if protein else "molecule",
-        min_length=min_length if min_length is not None else 25 if protein else 1,
-        max_length=max_length if max_length is not None else 2048 if protein else 1000,
+        modality="molecule" if found == "molecule" else "protein",
+        min_length=shortest if min_length is None else min_length,
+        max_length=longest if max_length is None else max_length,
         max_missing=max_missing,
         longest_gap=longest_gap,
         min_plddt=min_plddt,
@@ -88,7 +90,7 @@ def build(
     counts = card["counts"]
     say(f"{counts['kept']:,} of {counts['found']:,} kept in {out}, see README.md there")
     if counts["aside"]:
-        other = "molecule" if protein else "protein"
+        other = next(kind for kind in KINDS if kind != found)
         say(f"{counts['aside']:,} of --modality {other} left aside")
     if counts["failed"]:
         show_failures(out / "failures.jsonl", counts["failed"])
