@@ -9,8 +9,9 @@ from e3nn.o3 import rand_matrix
 from rdkit import Chem
 
 import structok
-from structok.complex import Complex, decode_complex, encode_complex, far_atoms, read_complex
+from structok.complex import Complex, read_complex
 from structok.errors import InputError, TokensError
+from structok.frame import decode_complex, encode_complex, far_atoms
 from structok.geometry import apply, kabsch
 from structok.read import structure
 from structok.read.ligands import ligand_molecule

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from structok.options import Force, Strict, refuse_overwrite
+from structok.streams import AnchorText
 
 __all__ = ["corpus", "vocab"]
 
@@ -46,12 +47,16 @@ def corpus(
         str,
         typer.Option("--vocabulary", metavar="NAME|FOLDER", help="biomatrix, structok, scimind, or what vocab wrote"),
     ] = "biomatrix",
+    anchors: Annotated[
+        AnchorText | None,
+        typer.Option("--anchors", help="where they stand; default inline if there are tokens for them"),
+    ] = None,
     keep: Annotated[float, typer.Option("--keep", min=0, max=1, help="chance of a field to join a text")] = 0.5,
     seed: Annotated[int, typer.Option("--seed", help="of all that is random")] = 0,
     force: Force = False,
     strict: Strict = False,
 ) -> None:
-    """Tokens to pretraining texts: sequence, structure, or both, with annotations by chance; counts in .stats.json."""
+    """Tokens to pretraining texts: strings, structures, both, complexes, annotations by chance; .stats.json counts."""
     from structok.lm.corpus import load_vocabulary, stats_file, write_corpus
     from structok.work.log import Log
 
@@ -59,7 +64,7 @@ def corpus(
         refuse_overwrite(out, force)
         refuse_overwrite(stats_file(out), force)
     log, words = Log(strict), load_vocabulary(vocabulary)
-    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep)
+    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep, anchors=anchors)
     counts = ", ".join(f"{count} {group}" for group, count in stats["tokens"].items() if count)
     print(f"{stats['instances']} texts of {log.done} structures: {counts}", file=sys.stderr)
     log.finish()

@@ -24,9 +24,11 @@ from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, invert, scan
 from structok.polymer.anchors import RADII, AnchorPoints
 from structok.polymer.chain import ChainModel
-from structok.polymer.polish_cpu import features, polish, suspicious
-from structok.polymer.repair_cpu import SUMS, Limits, add, extend, fit, gather, seed
+from structok.polymer.join_cpu import features
+from structok.polymer.polish_cpu import polish, suspicious
+from structok.polymer.repair_cpu import Limits, extend, seed
 from structok.polymer.search import pose_rows
+from structok.polymer.superpose_cpu import SUMS, add, fit, gather, misfit
 
 __all__ = ["Limits", "Repairer", "Repairs", "limits_for"]
 
@@ -36,6 +38,7 @@ _REACH = 40  # residues that a search looks ahead
 _MEMORY = 110.0  # residues after which an anchor weighs 1 / e
 _SWEEPS = 3
 _LOOSE = 4.0  # Å, by which two anchors may be further apart than their slots
+_MANY = 4  # anchors beside each other that are not all wrong, whatever the codes say
 _TIE, _FREE = 0.1, 1e-3  # what anchors beyond a substituted, beyond a free step count in a piece's pose
 
 
@@ -112,7 +115,7 @@ class Repairer:
         if not (repair and len(told) > 2 and suspicious(coords[slots, 1].numpy(), x, w, limits)):
             return _posed(coords, slots, x), Repairs()
         code, steps, wrong = self._story(codes, slots, x, w, limits)
-        _set_free(code, slots, x, wrong, self.model.link.stride)
+        _set_free(code, slots, self._rows(steps)[slots, 9:], x, w, wrong, self.model.link.stride)
         changed = np.flatnonzero(code > -2)
         if len(changed):
             coords = self._decode(np.where(code >= 0, code, codes), steps)
@@ -184,7 +187,7 @@ class Repairer:
             extend(-1, first - 1, rows, slots, y, x, w, back, back_table, sums, limits, out)
             self._take(out, range(first), code, steps, inverse=True)
         flat = _flat(steps)
-        polish(_flat(own), codes, slots, x, w, there, feature, limits, _SWEEPS, code, flat, wrong)
+        polish(_flat(own), slots, x, w, there, feature, limits, _SWEEPS, self.model.link.stride, code, flat, wrong)
         return code, np.stack([_matrix(row) for row in flat]), wrong
 
     def _take(self, out: tuple[Array, ...], anchors: range, code: Array, steps: Array, *, inverse: bool) -> None:
@@ -198,18 +201,30 @@ class Repairer:
 
 
 def _set_free(
-    code: Int[Array, " l"], slots: Int[Array, " n"], x: Float[Array, "n 3"], wrong: Bool[Array, " n"], stride: float
+    code: Int[Array, " l"],
+    slots: Int[Array, " n"],
+    y: Float[Array, "n 3"],
+    x: Float[Array, "n 3"],
+    w: Float[Array, " n"],
+    wrong: Bool[Array, " n"],
+    stride: float,
 ) -> None:
     """Stretches whose anchors all seem wrong: rather is the story, so they shall lie where the anchors say; in place.
 
-    Anchors that no chain of steps of `stride` Å can reach from most of those around them stay wrong.
+    Anchors that no chain of steps of `stride` Å can reach from most of those around them stay wrong, and so do a few
+    that the codes between them (which place them at `y`) contradict.
     """
     near = np.linalg.norm(x[:, None] - x, axis=-1) <= stride * abs(slots[:, None] - slots) + _LOOSE
     edges = np.flatnonzero(np.diff(np.concatenate([[False], wrong, [False]]).astype(int)))
     for start, end in edges.reshape(-1, 2):
         around = slice(max(0, start - 2), end + 2)
         able = near[start:end, around].mean(1) > 0.5
-        if able.sum() < 2:
+        few = np.flatnonzero(able) + start
+        told = 3 * len(few) - 6 if len(few) > 2 else 1  # what superposing them leaves of their coordinates
+        if len(few) < 2:
+            continue
+        agree = misfit(gather(y[few], x[few], w[few])) <= told + 3 * np.sqrt(2 * told)
+        if len(few) < _MANY and not (agree and (code[slots[few[0]] + 1 : slots[few[-1]] + 1] == -2).all()):
             continue
         wrong[start:end] = ~able
         if start > 0:

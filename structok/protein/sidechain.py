@@ -159,8 +159,8 @@ class SideChains:
     ) -> Float[np.ndarray, "l 14 3"]:
         """Heavy atoms of a chain in atom14 order, Å, float32, NaN where there is none.
 
-        The carbonyl O follows from the backbone (`structok.geometry.place_oxygen`): where the next residue is missing
-        its place is a guess.
+        The carbonyl O follows from the backbone (`structok.geometry.place_oxygen`), and is turned aside where it would
+        run into another atom; where the next residue is missing its place is a guess.
 
         Raises
         ------
@@ -187,14 +187,15 @@ class SideChains:
         following[:-1] = (coords[1:, 0] - coords[:-1, 2]).norm(dim=-1) <= PEPTIDE.limit
         following[ends - 1] = False
         out[:, 3] = place_oxygen(coords, following)
-        for chain in out.tensor_split(torch.from_numpy(ends[:-1])):
-            chain[:, 3] = clear_oxygens(chain[:, :4])[:, 3]
         frames = backbone_frames(coords)
         kind = torch.frombuffer(bytearray("".join(sequences), "latin-1"), dtype=torch.uint8)
         for letter, book in self.conformers.items():
             rows = ((kind == ord(letter)) & (code >= 0)).nonzero()[:, 0]
             out[rows, 4 : 4 + book.shape[1]] = apply(frames[rows], book[code[rows]])
-        return np.split(out.numpy(), ends[:-1])
+        chains = np.split(out.numpy(), ends[:-1])
+        for chain in chains:
+            clear_oxygens(chain)
+        return chains
 
 
 def _on_circle(

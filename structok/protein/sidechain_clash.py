@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from structok.geometry import apply, backbone_frames
+from structok.polymer.near import near_points
 from structok.protein.sidechain_metrics import CLASH, clashes
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["clear_oxygens", "untangle"]
 
-_MARGIN = 0.02  # Å, files round coordinates
-_OPTIONS, _SWEEPS = 64, 3
-_AHEAD = (2, 3, 4, 5, 6)  # residues whose backbone an O may be pushed away from
-_TURNS = tuple(math.radians(angle) for angle in (0, 10, -10, 20, -20, 30, -30, 45, -45, 60, -60, 90, -90))
+_NEAR = CLASH + 0.02  # Å, files round coordinates
+_OPTIONS, _SWEEPS = 256, 3
+_C, _O = 2, 3  # in atom14 order
+_ARM = 1.3  # Å, at least the length of the bond of C and O
+# about CA-C; beyond 45° an O comes too near to the next N, if there is one
+_TURNS = np.radians([0, 10, -10, 20, -20, 30, -30, 45, -45, 60, -60, 90, -90, 120, -120, 150, -150, 180])
 
 
 def untangle(
@@ -38,68 +41,62 @@ def untangle(
     A residue whose side chain clashes takes the nearest of its next conformers that clashes least, residue by
     residue, in a few sweeps.
     """
-    found = clashes(atoms, sequence, CLASH + _MARGIN)
-    if not found:
-        return codes
-    codes, atoms = codes.copy(), atoms.copy()
-    allowed = clashes(given, sequence, CLASH + _MARGIN)
-    frames = backbone_frames(torch.from_numpy(rebuilt).double())
+    codes, frames = codes.copy(), backbone_frames(torch.from_numpy(rebuilt).double())
+    allowed = clashes(given, sequence) if (found := clashes(atoms, sequence, _NEAR)) else set()
     for _ in range(_SWEEPS):
-        rows = sorted({i // 14 for pair in found - allowed for i in pair if i % 14 > 3})
-        before = codes.copy()
-        for row in rows:
+        before, atoms = codes.copy(), atoms.copy()
+        for row in sorted({i // 14 for pair in found - allowed for i in pair if i % 14 > _O}):
             book = model.conformers[sequence[row]]
             there = local[row, 4 : 4 + book.shape[1]].isfinite().all(-1)
             options = model.options(sequence[row], local[row : row + 1], there, _OPTIONS)[0]
             placed = apply(frames[row], book[options].double())
             near = _elsewhere(atoms, row, placed, sequence)
-            distance = torch.cdist(placed.flatten(0, 1), near).view(len(options), -1)
-            count = (distance < CLASH + _MARGIN).sum(1)
+            count = (torch.cdist(placed.flatten(0, 1), near) < _NEAR).view(len(options), -1).sum(1)
             best = int(count.numpy().argmin())  # the first of the best: options are sorted by distance
             codes[row] = int(options[best])
             atoms[row, 4 : 4 + book.shape[1]] = placed[best].numpy()
         if (codes == before).all():
             break
-        found = clashes(atoms, sequence, CLASH + _MARGIN)
+        atoms = model.decode(codes, sequence, rebuilt)  # O may have moved
+        found = clashes(atoms, sequence, _NEAR)
     return codes
 
 
 def _elsewhere(
     atoms: Float[np.ndarray, "l 14 3"], row: int, placed: Float[Tensor, "o n 3"], sequence: str
 ) -> Float[Tensor, "m 3"]:
-    """Atoms of other residues that any of the options could touch; those of a disulfide may."""
+    """Atoms of other residues, and the own O, that any of the options could touch; those of a disulfide may."""
     others = atoms.copy()
-    others[row] = np.nan
+    others[row, np.arange(14) != _O] = np.nan
     if sequence[row] == "C":
         others[[i for i, letter in enumerate(sequence) if letter == "C"], 5] = np.nan
     flat = others.reshape(-1, 3)
     middle = placed.mean((0, 1)).numpy()
-    reach = float((placed - placed.mean((0, 1))).norm(dim=-1).max()) + CLASH + _MARGIN
+    reach = float((placed - placed.mean((0, 1))).norm(dim=-1).max()) + _NEAR
     return torch.from_numpy(flat[np.square(flat - middle).sum(1) < reach**2]).double()
 
 
-def clear_oxygens(backbone: Float[Tensor, "l 4 3"]) -> Float[Tensor, "l 4 3"]:
-    """N, CA, C, O in which no O runs into the backbone of the second to sixth residue after it.
+def clear_oxygens(atoms: Float[np.ndarray, "l 14 3"]) -> None:
+    """Move every O of a chain that runs into another atom out of its way, where there is one.
 
     Such an O is turned about CA-C, which leaves its bond and angle as they are, by the least of a few angles that
-    clears it, or left alone when none does.
+    clears it; where none does, by the one that leaves most room.
     """
-    atoms, length = backbone.clone(), len(backbone)
-    reach = torch.nn.functional.pad(atoms, (0, 0, 0, 0, 0, _AHEAD[-1]), value=torch.nan)
-    ahead = torch.cat([reach[k : k + length] for k in _AHEAD], 1)
-    rows = (_closest(atoms[:, 3], ahead) < CLASH + _MARGIN).nonzero()[:, 0]
-    if not len(rows):
-        return atoms
-    ca, c, o = atoms[rows, 1], atoms[rows, 2], atoms[rows, 3]
-    axis = torch.nn.functional.normalize(c - ca, dim=-1)
-    x = o - c - ((o - c) * axis).sum(-1, keepdim=True) * axis
-    y = torch.linalg.cross(axis, x)
-    turned = torch.stack([o - x + x * math.cos(angle) + y * math.sin(angle) for angle in _TURNS])
-    clear = torch.stack([_closest(option, ahead[rows]) >= CLASH + _MARGIN for option in turned])
-    first = clear.int().argmax(0)  # 0 where none is clear: the O as it was
-    atoms[rows, 3] = turned[first, torch.arange(len(rows))]
-    return atoms
-
-
-def _closest(points: Float[Tensor, "l 3"], others: Float[Tensor, "l n 3"]) -> Float[Tensor, " l"]:
-    return (points[:, None] - others).norm(dim=-1).nan_to_num(torch.inf).amin(1)
+    flat = atoms.reshape(-1, 3).astype(np.float64)
+    seen = np.flatnonzero(np.isfinite(flat).all(1))
+    rows = np.flatnonzero(np.isfinite(atoms[:, _O]).all(1))
+    query, other = near_points(flat[14 * rows + _O], flat[seen], _NEAR).T
+    other = seen[other]
+    strange = (other != 14 * rows[query] + _O) & (other != 14 * rows[query] + _C)
+    for row in np.unique(rows[query[strange]]).tolist():
+        ca, c, o = flat[14 * row + 1 : 14 * row + 4].copy()
+        axis = (c - ca) / np.linalg.norm(c - ca)
+        x = o - c - ((o - c) @ axis) * axis
+        y = np.cross(axis, x)
+        turned = o - x + np.cos(_TURNS)[:, None] * x + np.sin(_TURNS)[:, None] * y
+        flat[14 * row + 2 : 14 * row + 4] = np.nan
+        near = flat[np.square(flat - c).sum(1) < (_ARM + _NEAR) ** 2]
+        room = np.linalg.norm(turned[:, None] - near, axis=-1).min(1, initial=math.inf)
+        best = int(np.argmax(room >= _NEAR)) if (room >= _NEAR).any() else int(room.argmax())
+        flat[14 * row + 2], flat[14 * row + 3] = c, turned[best]
+        atoms[row, _O] = turned[best]

@@ -34,6 +34,7 @@ from structok.options import (
     Strict,
     refuse_overwrite,
 )
+from structok.streams import AnchorText
 
 if TYPE_CHECKING:
     from structok.tokens import Tokens
@@ -67,7 +68,7 @@ def quantize(
         bool, typer.Option("--complex", help="all inputs lie in one frame: a receptor and SDFs")
     ] = False,
     anchors: Annotated[
-        Literal["none", "inline", "first"],
+        AnchorText,
         typer.Option("--anchors", help="where text has them; other formats always do"),
     ] = "none",
     workers: Annotated[

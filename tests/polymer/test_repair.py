@@ -11,7 +11,7 @@ import structok
 from structok.geometry import kabsch
 from structok.polymer.anchors import RADII
 from structok.polymer.repair import Limits, Repairer
-from structok.polymer.repair_cpu import SUMS, add, fit, gather, misfit, move
+from structok.polymer.superpose_cpu import SUMS, add, fit, gather, misfit, move
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def tokens(tok):
     return tok.encode(chain)
 
 
+@settings(deadline=None)  # compiled on the first call
 @given(st.integers(3, 12), st.integers(0, 1000), st.booleans())
 def test_fit_is_kabsch(n, seed, mirror):
     random = np.random.default_rng(seed)

@@ -40,9 +40,10 @@ class Seen(NamedTuple):
 
 
 def rebuild(chains: Sequence[ProteinChain], model: str) -> list[Float[Tensor, "l 3 3"]]:
-    """Backbones of the chains as `model` gives them back, missing slots filled by bridges."""
+    """Backbones of the chains as `model` gives them back unless asked otherwise, missing slots filled by bridges."""
     tokenizer = structok.load(model)
-    codes = tokenizer.model.encode([torch.from_numpy(c.backbone) for c in chains], beam=tokenizer.config.beam)
+    backbones = [torch.from_numpy(c.backbone) for c in chains]
+    codes = tokenizer.model.encode(backbones, beam=tokenizer.config.beam, rate_weight=tokenizer.config.rate_weight)
     return [tokenizer.model.decode(row) for row in codes]
 
 
