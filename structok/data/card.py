@@ -7,7 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from structok.data.options import BuildOptions
+from structok.data.options import KINDS, BuildOptions
 from structok.data.shards import columns
 
 __all__ = ["card_text", "made_by", "summary"]
@@ -46,9 +46,8 @@ def summary(
 
 def card_text(card: Json) -> str:
     """The card as Markdown."""
-    title, what, unit = ("Molecule conformers", "molecules", "atoms")
-    if card["options"]["modality"] == "protein":
-        title, what, unit = ("Protein backbones", "chains", "residues")
+    kind = KINDS[card["options"]["modality"]]
+    what, unit = kind.noun, kind.unit
     counts, dropped = card["counts"], card["dropped"]
     splits = "\n".join(
         f"| {s} | {v['rows']:,} | {v['clusters']:,} | {v[unit]:,} | {v['shards']} |" for s, v in card["splits"].items()
@@ -61,7 +60,7 @@ def card_text(card: Json) -> str:
     if options["coords"] == "int16":
         numbers = "int16 in 0.01 Å about `centre`, missing residues are -32768"
     aside = f" {counts['aside']:,} structures of the other kind were left aside." if counts["aside"] else ""
-    return f"""# {title}
+    return f"""# {kind.title}
 
 {counts["kept"]:,} {what} in parquet shards, made by `structok data build` of structok {card["structok"]}.
 

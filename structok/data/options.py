@@ -7,7 +7,24 @@ from typing import Literal
 
 from structok.errors import InputError
 
-__all__ = ["BuildOptions"]
+__all__ = ["KINDS", "BuildOptions", "Kind"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs between data sets of a modality: their words, how rows are grouped, and default lengths."""
+
+    title: str
+    noun: str
+    unit: str
+    grouped: str
+    lengths: tuple[int, int]
+
+
+KINDS = {
+    "protein": Kind("Protein backbones", "chains", "residues", "equal sequences", (25, 2048)),
+    "molecule": Kind("Molecule conformers", "molecules", "atoms", "equal Murcko scaffolds", (1, 1000)),
+}
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,18 @@ __all__ = [
     "COLUMNS",
     "ROW_GROUP",
     "SPLITS",
+    "STRUCTURE",
     "ShardWriter",
     "columns",
     "columns_of",
     "coordinates",
     "find_shards",
     "pyarrow",
-    "read_backbones",
-    "read_conformers",
     "read_rows",
+    "read_structures",
+    "rows_of",
     "schema",
+    "structure_of",
     "write_table",
 ]
 
@@ -67,6 +69,10 @@ _ALL = {
     "source": ("string", "file, archive member or record it was read from"),
     "cluster": ("int64", "equal for chains or molecules of one cluster, and in every build with the same clusters"),
     "split": ("string", "train or validation; clusters are never divided"),
+}
+STRUCTURE = {  # the columns that a structure is made of
+    "protein": ("id", "chain", "sequence", "residue_ids", "coords"),
+    "molecule": ("id", "selfies", "coords"),
 }
 _KEYS = {"key": ("digest", ""), "group": ("digest", "")}  # of parts: equal for duplicates, equal within a cluster
 
@@ -246,40 +252,42 @@ def coordinates(table: Table, width: int) -> list[Float[np.ndarray, "l w"]]:
     return [x + c for x, c in zip(scaled, centres)]
 
 
-def read_backbones(source: str | os.PathLike[str], split: str | None = None) -> Iterator[Backbone]:
-    """Chains of a data folder or of one shard, one by one, as `Backbone` named by their ids.
+def rows_of(table: Table) -> Iterator[tuple[Float[np.ndarray, "l w"], dict[str, Any]]]:
+    """Coordinates (Å) and the other columns of each row of a table with `id`, `coords` and what structures need."""
+    names = [c for c in table.column_names if c not in ("coords", "centre")]
+    rows = zip(*(table[c].to_pylist() for c in names))
+    for xyz, values in zip(coordinates(table, 3 if "selfies" in names else 9), rows):
+        yield xyz, dict(zip(names, values))
 
-    Raises
-    ------
-    InputError
-        If they cannot be read, or hold no backbones.
-    """
+
+def structure_of(xyz: Float[np.ndarray, "l w"], row: dict[str, Any]) -> Backbone | Mol:
+    """Chain, or molecule with explicit hydrogens and one conformer, of a row; named by its id."""
+    if "selfies" in row:
+        from structok.molecule.conformer import add_conformer, molecule_of
+
+        mol = add_conformer(molecule_of(row["selfies"], row["id"]), xyz)
+        mol.SetProp("_Name", row["id"])
+        return mol
     from structok.structure import Backbone
 
-    wanted = ["id", "chain", "sequence", "residue_ids", "coords"]
-    for path in find_shards(source, split):
-        optional = ["centre"] if "centre" in columns_of(path) else []
-        for table in read_rows(path, wanted + optional):
-            rest = zip(*(table[c].to_pylist() for c in wanted[:4]))
-            for xyz, (name, chain, sequence, ids) in zip(coordinates(table, 9), rest):
-                yield Backbone(xyz.reshape(-1, 3, 3), sequence, chain, ids, name=name)
+    chain = row.get("chain")
+    ids = row.get("residue_ids")
+    return Backbone(
+        xyz.reshape(-1, 3, 3), row.get("sequence"), "A" if chain is None else chain, ids, name=str(row["id"])
+    )
 
 
-def read_conformers(source: str | os.PathLike[str], split: str | None = None) -> Iterator[Mol]:
-    """Molecules of a data folder or of one shard, one by one, with explicit hydrogens and one conformer.
+def read_structures(
+    source: str | os.PathLike[str], modality: str, split: str | None = None
+) -> Iterator[Backbone | Mol]:
+    """Chains or molecules of a data folder or of one shard, one by one, see `structure_of`.
 
     Raises
     ------
     InputError
-        If they cannot be read, or hold no conformers.
+        If they cannot be read, or are not of this modality.
     """
-    from structok.molecule.conformer import add_conformer, molecule_of
-
     for path in find_shards(source, split):
         optional = ["centre"] if "centre" in columns_of(path) else []
-        for table in read_rows(path, ["id", "selfies", "coords", *optional]):
-            rest = zip(table["id"].to_pylist(), table["selfies"].to_pylist())
-            for xyz, (name, selfies) in zip(coordinates(table, 3), rest):
-                mol = add_conformer(molecule_of(selfies, name), xyz)
-                mol.SetProp("_Name", name)
-                yield mol
+        for table in read_rows(path, [*STRUCTURE[modality], *optional]):
+            yield from (structure_of(xyz, row) for xyz, row in rows_of(table))

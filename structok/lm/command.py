@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,24 +14,8 @@ from structok.streams import AnchorText
 __all__ = ["corpus", "vocab"]
 
 
-class Preset(StrEnum):
-    """Vocabularies: of published language models, and our own."""
-
-    biomatrix = "biomatrix"
-    structok = "structok"
-    scimind = "scimind"
-
-
-class Anchors(StrEnum):
-    """Where anchors stand in a text."""
-
-    none = "none"
-    inline = "inline"
-    first = "first"
-
-
 def vocab(
-    preset: Annotated[Preset, typer.Option("--preset", help="whose tokens")],
+    preset: Annotated[Literal["biomatrix", "structok", "scimind"], typer.Option("--preset", help="whose tokens")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="for vocabulary.json and tokens.txt")],
     molecules: Annotated[
         Path | None, typer.Option("--molecules", metavar="TOKENS", help="count molecule tokens here (biomatrix)")
@@ -48,7 +31,7 @@ def vocab(
     for name in FILES:
         refuse_overwrite(out / name, force)
     log = Log(strict)
-    vocabulary = write_vocabulary(preset.value, out, log, molecules=molecules, coverage=coverage)
+    vocabulary = write_vocabulary(preset, out, log, molecules=molecules, coverage=coverage)
     sizes = ", ".join(f"{len(tokens)} {name}" for name, tokens in vocabulary.groups.items())
     print(f"wrote {out}: {len(vocabulary)} tokens ({sizes})", file=sys.stderr)
     log.finish()
@@ -65,7 +48,8 @@ def corpus(
         typer.Option("--vocabulary", metavar="NAME|FOLDER", help="biomatrix, structok, scimind, or what vocab wrote"),
     ] = "biomatrix",
     anchors: Annotated[
-        Anchors | None, typer.Option("--anchors", help="where they stand; default inline if there are tokens for them")
+        AnchorText | None,
+        typer.Option("--anchors", help="where they stand; default inline if there are tokens for them"),
     ] = None,
     keep: Annotated[float, typer.Option("--keep", min=0, max=1, help="chance of a field to join a text")] = 0.5,
     seed: Annotated[int, typer.Option("--seed", help="of all that is random")] = 0,
@@ -80,8 +64,7 @@ def corpus(
         refuse_overwrite(out, force)
         refuse_overwrite(stats_file(out), force)
     log, words = Log(strict), load_vocabulary(vocabulary)
-    where: AnchorText | None = anchors.value if anchors else None  # type: ignore[assignment]  # the names are those
-    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep, anchors=where)
+    stats = write_corpus(inputs, out, words, log, annotations=annotations, seed=seed, keep=keep, anchors=anchors)
     counts = ", ".join(f"{count} {group}" for group, count in stats["tokens"].items() if count)
     print(f"{stats['instances']} texts of {log.done} structures: {counts}", file=sys.stderr)
     log.finish()

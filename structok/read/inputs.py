@@ -8,21 +8,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
 from glob import glob
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from structok.data.shards import coordinates, pyarrow, read_rows
+from structok.data.shards import STRUCTURE, pyarrow, read_rows, rows_of, structure_of
 from structok.errors import InputError, StructokError
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
-from structok.structure import Backbone, Note, Structure
+from structok.structure import Note, Structure
 
 __all__ = ["Distinct", "Item", "Reporter", "Wanted", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
 
 Item = tuple[str, str, Any]  # modality, source for messages, structure
 
+_STRUCTURE = ("centre", *{c: None for columns in STRUCTURE.values() for c in columns})
 _FOREIGN = "no columns id and coords; make such files with structok data build"
 
 
@@ -238,42 +240,23 @@ def _read_rows(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
     """Rows `offset` to `offset + size` of a parquet file, row group by row group."""
     with pyarrow().parquet.ParquetFile(unit.path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        protein = "selfies" not in file.schema_arrow.names
-        wanted = ("id", "coords", "centre", "chain", "sequence", "residue_ids", "selfies")
-        columns = [c for c in wanted if c in file.schema_arrow.names]
+        columns = [c for c in _STRUCTURE if c in file.schema_arrow.names]
     last, start = unit.offset + weight(unit), 0
     for group, size in enumerate(sizes):
         first, start = start, start + size
         if start <= unit.offset or first >= last:
             continue
-        [table] = read_rows(unit.path, columns, [group])  # type: ignore[arg-type]
+        [table] = read_rows(Path(unit.path), columns, [group])
         skipped = max(unit.offset - first, 0)
         table = table.slice(skipped, min(last, start) - first - skipped)
-        fields = [c for c in columns if c not in ("coords", "centre")]
-        rows = zip(coordinates(table, 9 if protein else 3), *(table[c].to_pylist() for c in fields))
-        for number, (xyz, *values) in enumerate(rows, first + skipped):
+        for number, (xyz, row) in enumerate(rows_of(table), first + skipped):
             source = unit.source if unit.kind == "row" else f"{unit.source}, row {number + 1}"
-            row = dict(zip(fields, values))
+            modality = "molecule" if "selfies" in row else "protein"
             try:
-                if not protein:
-                    yield "molecule", source, _conformer(xyz, row)
-                elif chain in (None, row.get("chain")):
-                    yield "protein", source, _backbone(xyz, row)
+                if modality == "molecule" or chain in (None, row.get("chain")):
+                    yield modality, source, structure_of(xyz, row)
             except StructokError as error:
                 log.error(InputError(f"{source}: {error}"), source)
-
-
-def _backbone(xyz: Any, row: dict[str, Any]) -> Any:
-    chain_id = row.get("chain") or "A"
-    return Backbone(xyz.reshape(-1, 3, 3), row.get("sequence"), chain_id, row.get("residue_ids"), name=str(row["id"]))
-
-
-def _conformer(xyz: Any, row: dict[str, Any]) -> Any:
-    from structok.molecule.conformer import add_conformer, molecule_of
-
-    mol = add_conformer(molecule_of(row["selfies"], row["id"]), xyz)
-    mol.SetProp("_Name", row["id"])
-    return mol
 
 
 def _read_stdin(log: Reporter, chain: str | None, add_hs: bool, wanted: Wanted) -> Iterator[Item]:

@@ -19,7 +19,7 @@ from structok import Backbone, StructokError, read_structure
 from structok.data import build as build_module
 from structok.data.build import build
 from structok.data.options import BuildOptions
-from structok.data.shards import find_shards, read_backbones
+from structok.data.shards import find_shards, read_structures
 from structok.write.structures import structure_bytes, write_structure
 
 FORMATS = ("pdb", "cif", "bcif", "pdb.gz", "cif.gz", "bcif.gz")
@@ -67,7 +67,7 @@ def parts_of_7(monkeypatch):
 def test_every_format_and_archive_gives_its_chain(inputs, tmp_path, helix, rows_of):
     card = build([str(inputs)], tmp_path / "out", SMALL)
     assert card["counts"]["kept"] == 40
-    chains = {c.name: c for c in read_backbones(tmp_path / "out")}
+    chains = {c.name: c for c in read_structures(tmp_path / "out", "protein")}
     assert set(chains) == {f"ß {i:02d}_A" for i in range(40)}
     for i in range(40):
         expected, found = helix(20 + i, i), chains[f"ß {i:02d}_A"]
@@ -259,7 +259,7 @@ def test_int16_keeps_a_hundredth_of_an_angstrom(tmp_path, helix):
     wide = helix(40, 1)
     Backbone(wide.coords * 40, wide.sequence).write(tmp_path / "wide.cif")
     card = build([str(tmp_path / "*.cif")], tmp_path / "out", BuildOptions(coords="int16", max_missing=1))
-    [back] = read_backbones(tmp_path / "out")
+    [back] = read_structures(tmp_path / "out", "protein")
     [before] = read_structure(tmp_path / "x.cif")
     assert np.array_equal(back.mask, before.mask)
     assert np.nanmax(np.abs(back.coords - before.coords)) <= 0.0051
