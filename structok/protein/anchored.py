@@ -77,7 +77,7 @@ def superpose_locally(
     """For each residue the rigid motion that brings the chain's anchored residues near it onto their anchors.
 
     Weights fall off along the chain as a Gaussian of `_WIDTH` residues, and are small beyond a missing residue, where
-    the chain may be anywhere; a second superposition weighs anchors by their distance after the first (Geman & McClure).
+    the chain may be anywhere; a second superposition weighs anchors by their distance after the first (Geman, McClure).
     Where fewer than three anchors are known around it, a residue moves with the nearest that has enough; without any,
     nothing moves.
     """
