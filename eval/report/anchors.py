@@ -145,6 +145,11 @@ def _molecules(molecules: dict[str, Any]) -> str:
 
 
 def fill_anchors() -> None:
-    """Fill the README where there are results."""
+    """Fill the README and the cards where there are results."""
     if found := load("anchors"):
         fill(ROOT / "README.md", {"anchors": anchors(found)})
+        damaged = f"{_rates(found['chains'])}\n\n{_words(found)}"
+        fill(ROOT / "checkpoints" / found["model"] / "README.md", {"anchors": damaged})
+        if "spacings" in found:
+            card = ROOT / "checkpoints" / "anchors-4096" / "README.md"
+            fill(card, {"spacings": _spacings(found["spacings"])})

@@ -53,8 +53,8 @@ class Repairs:
 
     Parameters
     ----------
-    slots, old, new : slots whose code is replaced, what it was and what is taken instead; -1 for a free step,
-        where the anchors alone say how the chain goes on
+    slots, old, new : slots whose code is replaced, what it was (-1 if a text has lost it) and what is taken instead;
+        -1 for a free step, where the anchors alone say how the chain goes on
     rejected : anchors that were left out
     """
 

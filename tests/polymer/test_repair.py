@@ -60,7 +60,7 @@ def test_sums_move_with_their_points():
 
 
 def test_nothing_is_repaired_without_damage(tok, tokens, chain):
-    for t in (tokens, tok.encode(chain)):
+    for t in (tokens, *(tok.encode(chain, spacing=n) for n in (2, 4, 6, 8, 16))):
         back, plain = tok.decode(t), tok.decode(t, repair=False)
         assert not back.repairs and np.array_equal(back.coords, plain.coords, equal_nan=True)
         bare = tok.decode(structok.Tokens(t.codes, "protein", t.model))
