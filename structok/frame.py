@@ -137,6 +137,9 @@ def decode_complex(tokens: Iterable[Tokens], *, device: str = "cpu", repair: boo
     if len(frames) != 1:
         named = ", ".join(sorted(f or "(its own)" for f in frames)) or "none"
         raise TokensError(f"entities of one complex share a frame, these have: {named}")
+    if len(radii := {t.radius for t in tokens if t.radius is not None}) > 1:
+        named = ", ".join(map(str, sorted(radii)))
+        raise TokensError(f"frame {tokens[0].frame!r} has radius codes {named}: these records are of different files")
     found = Complex(name=tokens[0].frame or tokens[0].id)
     for one in tokens:
         tokenizer = _model(one.modality, one.model or None, device)

@@ -128,6 +128,9 @@ def test_bad_complexes(together):
     renamed = structok.Tokens.from_dict(tokens[1].to_dict() | {"frame": "other"})
     with pytest.raises(TokensError, match="share a frame"):
         decode_complex([tokens[0], renamed])
+    smaller = structok.Tokens.from_dict(tokens[1].to_dict() | {"radius": tokens[1].radius - 1})
+    with pytest.raises(TokensError, match="of different files"):
+        decode_complex([tokens[0], smaller])
     bare = {k: v for k, v in tokens[1].to_dict().items() if k not in ("anchors", "spacing", "radius")}
     with pytest.raises(TokensError, match="has no anchors"):
         decode_complex([tokens[0], structok.Tokens.from_dict(bare)])

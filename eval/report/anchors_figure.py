@@ -58,7 +58,7 @@ def draw() -> None:
     error = float(structok.metrics.rmsd(*(np.concatenate([c.coords for c in some]) for some in (whole, chains))))
     panels = [
         (axes[0], chains, together[0], "1A8O, a dimer"),
-        (axes[1], apart, together[2], "its codes alone"),
+        (axes[1], apart, together[2], "its codes alone: one on the other"),
         (axes[2], whole, together[1], f"codes and anchors: {error:.2f} Å"),
     ]
     for axis, some, points, title in panels:
@@ -66,10 +66,10 @@ def draw() -> None:
         base = torch.from_numpy(points if some is apart else together[0]).double()
         view = torch.linalg.svd(base - base.mean(0), full_matrices=False).Vh.numpy()
         move = np.eye(4) if some is apart else kabsch(torch.from_numpy(points).double(), base).numpy()
-        for chain, colour in zip(some, _COLOURS):
+        for chain, colour, width in zip(some, _COLOURS, (7, 2.5) if some is apart else (4, 4)):
             trace = (chain.coords[:, 1] @ move[:3, :3].T + move[:3, 3] - base.mean(0).numpy()) @ view.T
-            ribbon(axis, trace, [colour] * len(trace))
-        axis.set_title(title)
+            ribbon(axis, trace, [colour] * len(trace), width)
+        axis.set_title(title, fontsize=10)
     said = f"{count[0]} of {len(own)} codes, {count[1]} of {len(own.anchors)} anchors wrong"
     for axis, found, title in ((axes[3], lost, f"{said}:\ncodes alone"), (axes[4], back, "the same, repaired")):
         trace, grey = (seen(c.coords[:, 1], chains[0].coords[:, 1]) for c in (found, chains[0]))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from structok.polymer.join_cpu import features
 from structok.polymer.polish_cpu import polish, suspicious
 from structok.polymer.repair_cpu import Limits, extend, seed
 from structok.polymer.search import pose_rows
-from structok.polymer.superpose_cpu import SUMS, add, fit, gather, misfit
+from structok.polymer.superpose_cpu import SUMS, add, fit, gather
 
 __all__ = ["Limits", "Repairer", "Repairs", "limits_for"]
 
@@ -37,8 +38,7 @@ _CHOSEN = 1.4  # how much larger the errors of anchors are that were chosen toge
 _REACH = 40  # residues that a search looks ahead
 _MEMORY = 110.0  # residues after which an anchor weighs 1 / e
 _SWEEPS = 3
-_LOOSE = 4.0  # Å, by which two anchors may be further apart than their slots
-_MANY = 4  # anchors beside each other that are not all wrong, whatever the codes say
+_RISE, _LOOSE = 3.4, 2.5  # Å from residue to residue in a strand, and by which anchors may be off
 _TIE, _FREE = 0.1, 1e-3  # what anchors beyond a substituted, beyond a free step count in a piece's pose
 
 
@@ -53,8 +53,8 @@ class Repairs:
 
     Parameters
     ----------
-    slots, old, new : slots whose code is replaced, what it was and what is taken instead; -1 for a free step,
-        where the anchors alone say how the chain goes on
+    slots, old, new : slots whose code is replaced, what it was (-1 if a text has lost it) and what is taken instead;
+        -1 for a free step, where the anchors alone say how the chain goes on
     rejected : anchors that were left out
     """
 
@@ -115,7 +115,7 @@ class Repairer:
         if not (repair and len(told) > 2 and suspicious(coords[slots, 1].numpy(), x, w, limits)):
             return _posed(coords, slots, x), Repairs()
         code, steps, wrong = self._story(codes, slots, x, w, limits)
-        _set_free(code, slots, self._rows(steps)[slots, 9:], x, w, wrong, self.model.link.stride)
+        _set_free(code, slots, self._rows(steps)[slots, 9:], x, wrong)
         changed = np.flatnonzero(code > -2)
         if len(changed):
             coords = self._decode(np.where(code >= 0, code, codes), steps)
@@ -205,34 +205,35 @@ def _set_free(
     slots: Int[Array, " n"],
     y: Float[Array, "n 3"],
     x: Float[Array, "n 3"],
-    w: Float[Array, " n"],
     wrong: Bool[Array, " n"],
-    stride: float,
 ) -> None:
     """Stretches whose anchors all seem wrong: rather is the story, so they shall lie where the anchors say; in place.
 
-    Anchors that no chain of steps of `stride` Å can reach from most of those around them stay wrong, and so do a few
-    that the codes between them (which place them at `y`) contradict.
+    Those stay wrong that no chain can reach from the ones around them. Between the others steps are free, but where the
+    codes, which place them at `y`, put them as far apart as they are.
     """
-    near = np.linalg.norm(x[:, None] - x, axis=-1) <= stride * abs(slots[:, None] - slots) + _LOOSE
+
+    def reach(a: int, b: int) -> bool:
+        return bool(np.linalg.norm(x[a] - x[b]) <= _RISE * abs(slots[a] - slots[b]) + _LOOSE)
+
+    def agree(a: int, b: int) -> bool:
+        off = np.linalg.norm(y[a] - y[b]) - np.linalg.norm(x[a] - x[b])
+        return bool(abs(off) < _LOOSE and (code[slots[a] + 1 : slots[b] + 1] == -2).all())
+
     edges = np.flatnonzero(np.diff(np.concatenate([[False], wrong, [False]]).astype(int)))
     for start, end in edges.reshape(-1, 2):
-        around = slice(max(0, start - 2), end + 2)
-        able = near[start:end, around].mean(1) > 0.5
-        few = np.flatnonzero(able) + start
-        told = 3 * len(few) - 6 if len(few) > 2 else 1  # what superposing them leaves of their coordinates
-        if len(few) < 2:
+        kept: list[int] = []
+        for a in range(start, end):
+            before = kept[-1] if kept else start - 1
+            if (before < 0 or reach(before, a)) and (end == len(slots) or reach(a, end)):
+                kept.append(a)
+        if len(kept) < 2 or (len(kept) == 2 and not agree(*kept)):
             continue
-        agree = misfit(gather(y[few], x[few], w[few])) <= told + 3 * np.sqrt(2 * told)
-        if len(few) < _MANY and not (agree and (code[slots[few[0]] + 1 : slots[few[-1]] + 1] == -2).all()):
-            continue
-        wrong[start:end] = ~able
-        if start > 0:
-            at = (slots[start - 1] + slots[start] + 1) // 2
-            code[at] = -1 if code[at] == -2 else code[at]
-        if end < len(slots):
-            at = (slots[end - 1] + slots[end] + 1) // 2
-            code[at] = -1 if code[at] == -2 else code[at]
+        wrong[kept] = False
+        for a, b in pairwise([start - 1, *kept, end]):
+            if a >= 0 and b < len(slots) and not (start <= a and b < end and agree(a, b)):
+                at = (slots[a] + slots[b] + 1) // 2
+                code[at] = code[at] if (code[slots[a] + 1 : slots[b] + 1] == -1).any() else -1
 
 
 def _matrix(row: Float[Array, " 12"]) -> Float[Array, "4 4"]:
@@ -262,6 +263,13 @@ def _posed(
     out = coords.double().clone()
     for start, end in zip([0, *cuts], [*cuts, len(coords)]):
         pose = np.eye(4)[:3].T.ravel()
-        fit(gather(places, x, np.exp(-abs(reach[slots] - reach[start]))), pose)
+        body, goal, count = places, x, np.exp(-abs(reach[slots] - reach[start]))
+        if count[count < 1].max(initial=0.0) <= 2 * _FREE and 0 < (count == 1).sum() < 3:
+            # too few anchors to turn it: its ends lie about between them
+            ends = np.array([e for e in (start, end - 1) if slots[0] < e < slots[-1]], int)
+            between = np.stack([np.interp(ends, slots, x[:, k]) for k in range(3)], -1)
+            body, goal = np.concatenate([body, coords[ends, 1].numpy()]), np.concatenate([goal, between])
+            count = np.concatenate([np.where(count == 1, 1.0, _FREE**2), np.full(len(ends), _TIE)])
+        fit(gather(body, goal, count), pose)
         out[start:end] = apply(torch.from_numpy(_matrix(pose)), out[start:end])
     return out.numpy()

@@ -163,14 +163,18 @@ class ChainVQ(BackboneTokenizer):
         if spacing is None:
             spacing = self.config.anchors.spacing if self.config.anchors else 0
         plain = (super(ChainVQ, self).tokens(chain, codes) for chain, codes in zip(chains, found))
-        return [self._anchored(tokens, chain, spacing) for tokens, chain in zip(plain, chains)]
+        trust = bool(how.closed_loop)
+        return [self._anchored(tokens, chain, spacing, trust) for tokens, chain in zip(plain, chains)]
 
     def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
         tokens = super().tokens(item, codes)
         return self._anchored(tokens, item, self.config.anchors.spacing) if self.config.anchors else tokens
 
-    def _anchored(self, tokens: Tokens, chain: Backbone, spacing: int) -> Tokens:
-        """With the anchors of its own frame; none that would make `decode` repair the codes as they are."""
+    def _anchored(self, tokens: Tokens, chain: Backbone, spacing: int, trust: bool = True) -> Tokens:
+        """With the anchors of its own frame, `trust`: none that would make `decode` repair the codes as they are.
+
+        Codes of an open loop drift from their anchors, so those are what is right: all stay, and `decode` repairs.
+        """
         if spacing < 0:
             raise InputError(f"spacing must be at least 0, not {spacing}")
         if not spacing:
@@ -179,7 +183,8 @@ class ChainVQ(BackboneTokenizer):
         alpha, mask = torch.from_numpy(chain.coords[:, 1]), torch.from_numpy(chain.mask)
         sketch = self.points.sketch(alpha, mask, spacing)
         anchors, radius = sketch.anchors.numpy(), int(sketch.radius)
-        return self.trusted(replace(tokens, anchors=anchors, spacing=spacing, radius=radius))
+        anchored = replace(tokens, anchors=anchors, spacing=spacing, radius=radius)
+        return self.trusted(anchored) if trust else anchored
 
     @property
     def posed(self) -> bool:  # type: ignore[override]
