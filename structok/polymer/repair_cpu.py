@@ -207,17 +207,13 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
                     k = score.argmin()
                     value = score[k]
                     score[k] = np.inf
-                    place = min(held, limits.tried - 1)
-                    if held == limits.tried and value >= t_score[place]:
+                    to = min(held, limits.tried - 1)
+                    if held == limits.tried and value >= t_score[to]:
                         break
-                    while place > 0 and value < t_score[place - 1]:
-                        t_score[place], t_slot[place], t_code[place] = (
-                            t_score[place - 1],
-                            t_slot[place - 1],
-                            t_code[place - 1],
-                        )
-                        place -= 1
-                    t_score[place], t_slot[place], t_code[place] = value, s, k
+                    while to > 0 and value < t_score[to - 1]:
+                        t_score[to], t_slot[to], t_code[to] = t_score[to - 1], t_slot[to - 1], t_code[to - 1]
+                        to -= 1
+                    t_score[to], t_slot[to], t_code[to] = value, s, k
                     held = min(held + 1, limits.tried)
             price = limits.substitution - min(2 * np.log(max(known_codes[1], 1.0)), limits.alike)
             for i in range(held):
