@@ -197,12 +197,13 @@ class ChainVQ(BackboneTokenizer):
 
     def trusted(self, tokens: Tokens) -> Tokens:
         """Without the anchors that would make `decode` repair the codes as they are."""
-        for _ in range(_TRIES):
+        for width in range(_TRIES):
             assert tokens.anchors is not None
             if not (repairs := self.contradictions(tokens)):
                 return tokens
             anchors = tokens.anchors.copy()
-            anchors[list(repairs.rejected) or [slot // tokens.spacing for slot in repairs.slots]] = -1
+            around = [slot // tokens.spacing + k for slot in repairs.slots for k in range(-width, width + 2)]
+            anchors[list(repairs.rejected) or [k for k in around if 0 <= k < len(anchors)]] = -1
             tokens = replace(tokens, anchors=anchors)
         return replace(tokens, anchors=np.full_like(tokens.anchors, -1))
 
