@@ -45,7 +45,8 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="a JSON list on 
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['name']:<20} {row['modality']:<9} {row['codebook_size']:>6} codes  {row['title']}")
+        use = f" (add-on: chain-vq-4096+{row['name']})" if row["role"] == "add-on" else ""
+        print(f"{row['name']:<20} {row['modality']:<9} {row['codebook_size']:>6} codes  {row['title']}{use}")
 
 
 @app.command()

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from functools import cache
 
-__all__ = ["LETTERS", "component_kind", "is_four_letters", "letter", "parent", "three_letters"]
+__all__ = [
+    "LETTERS",
+    "PEPTIDE_NUCLEIC",
+    "component_kind",
+    "is_four_letters",
+    "letter",
+    "nucleotide_atom",
+    "parent",
+    "three_letters",
+]
 
 LETTERS = {
     "ALA": "A", "CYS": "C", "ASP": "D", "GLU": "E", "PHE": "F", "GLY": "G", "HIS": "H", "ILE": "I",
@@ -50,6 +59,8 @@ F CL BR IOD IUM PT PD RH RU IR OS V W MO ZR GA IN SOD CLA POT CES LIT RUB CAL MG
 NA+ CL- K+ Na+ Cl- K+ Cs+ Li+ Rb+ Mg+ IB IM IP
 """
 _WATER, _IONS = frozenset(_WATER_NAMES.split()), frozenset(_ION_NAMES.split())
+PEPTIDE_NUCLEIC = frozenset(("APN", "CPN", "GPN", "TPN"))  # bases on a peptide: no sugar, no phosphate
+_ATOMS = {"O1P": "OP1", "O2P": "OP2", "C5M": "C7"}  # of nucleotides, before version 3 of the PDB format and in CHARMM
 _CAPS = frozenset(("ACE", "NME", "NMA", "NHE", "NH2", "FOR", "CT3", "CT2"))
 
 
@@ -74,6 +85,11 @@ def is_four_letters(name: str) -> bool:
 def parent(name: str) -> str:
     """The PDB's name of what a program calls `name`, such as HIS for HSE; other names come back as they are."""
     return _VARIANTS.get(name, name)
+
+
+def nucleotide_atom(name: str) -> str:
+    """The PDB's name of an atom of a nucleotide: OP1 for O1P, C5' for C5*; other names come back as they are."""
+    return _ATOMS.get(name) or name.replace("*", "'")
 
 
 def three_letters(letter: str) -> str:

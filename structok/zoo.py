@@ -36,7 +36,7 @@ _SIDE_CHAINS = "sidechain-4096"  # added to a model of backbones when all atoms 
 
 
 def list_models() -> list[str]:
-    """Names of the shipped tokenizers, sorted."""
+    """Names of the shipped checkpoints, sorted; `describe_models` says which are tokenizers by themselves."""
     configs = checkpoints_folder().glob("*/config.json")
     return sorted(p.parent.name for p in configs if json.loads(p.read_text())["model_type"] in _TOKENIZERS)
 
@@ -63,7 +63,10 @@ def modality_of(name: str) -> str:
 
 
 def describe_models() -> list[dict[str, Any]]:
-    """Name, modality, kind, codebook size and the card's title of each shipped checkpoint."""
+    """Name, modality, kind, role, codebook size and the card's title of each shipped checkpoint.
+
+    The role is 'tokenizer', or 'add-on' of what only works behind a '+', as in 'chain-vq-4096+sidechain-4096'.
+    """
     rows = []
     for name in list_models():
         folder = checkpoints_folder() / name
@@ -76,6 +79,7 @@ def describe_models() -> list[dict[str, Any]]:
                 "name": name,
                 "modality": _TOKENIZERS[kind].split(".")[1],
                 "model_type": kind,
+                "role": "add-on" if kind == "sidechain" else "tokenizer",
                 "codebook_size": config["codebook_size"],
                 "title": title.removeprefix(name).lstrip(": "),
             }

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import structok
-from structok.errors import CheckpointError
+from structok.errors import CheckpointError, InputError
+from structok.tokenizer import Tokenizer
+from structok.work.stream import Zoo
 from structok.zoo import describe_models, pick_device, resolve
 
 
@@ -28,6 +30,14 @@ def test_chain_models_ship_and_are_described():
     rows = {row["name"]: row for row in describe_models()}
     assert list(rows) == names
     assert (rows["chain-vq-256"]["codebook_size"], rows["chain-vq-256"]["modality"]) == (256, "protein")
+
+
+def test_what_is_no_tokenizer_by_itself_says_so():
+    for row in describe_models():
+        tokenizer = isinstance(structok.load(row["name"]), Tokenizer)
+        assert row["role"] == ("tokenizer" if tokenizer else "add-on")
+    with pytest.raises(InputError, match=r"chain-vq-4096\+sidechain-256"):
+        Zoo("sidechain-256", "cpu").get("protein")
 
 
 def test_saved_model_gives_the_same_codes(tmp_path, chain):

@@ -45,6 +45,13 @@ PUBLISHED = [
         "rmsd": "1.25",
         "differs": "its own test set",
     },
+    {
+        "model": "chain-vq-4096 with side chains",
+        "what": "CASP14",
+        "bits": "24 per residue",
+        "rmsd": "not measured",
+        "differs": "the CASP14 files at hand hold backbones only, no side chains",
+    },
 ]
 
 
@@ -68,9 +75,9 @@ def rounded(values: Any, digits: int = 4) -> Any:
 
 
 def timed(work: Callable[[], Any], count: int) -> tuple[Any, float]:
-    """What the work returns, and how many of `count` a second of wall time does."""
-    start = time.perf_counter()
-    return work(), count / (time.perf_counter() - start)
+    """What the work returns, and how many of `count` a second of CPU time does."""
+    start = time.process_time()
+    return work(), count / (time.process_time() - start)
 
 
 def angles_off(a: Float[np.ndarray, "*n"], b: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
@@ -86,7 +93,7 @@ def proteins(name: str, chains: Sequence[AtomChain], **search: float) -> dict[st
     """Accuracy, chi angles, clashes, geometry and speed of a pair of models."""
     model = structok.load(name)
     residues = sum(int(c.mask.sum()) for c in chains)
-    model.encode_batch(chains[:2])  # compile
+    model.decode_batch(model.encode_batch(chains[:2], **search))  # compile
     tokens, encode = timed(lambda: model.encode_batch(chains, **search), residues)
     back, decode = timed(lambda: model.decode_batch(tokens), residues)
     compared = [compare_atoms(b.atoms, c.atoms, c.sequence) for b, c in zip(back, chains)]
@@ -127,7 +134,7 @@ def proteins(name: str, chains: Sequence[AtomChain], **search: float) -> dict[st
         "out_of_plane": {"rebuilt": out_of_plane(back), "input": out_of_plane(chains)},
         "wrong_hands": wrong_hands(back, chains),
         "types": types,
-        "residues_per_second": {"encode": encode, "decode": decode},
+        "residues_per_core_second": {"encode": encode, "decode": decode},
     }
 
 
@@ -187,7 +194,7 @@ def nucleic_acids(name: str, chains: Sequence[NucleicChain]) -> dict[str, Any]:
     """Accuracy, base pairs, pucker, bonds between nucleotides and speed, RNA and DNA apart."""
     model = structok.load(name)
     count = sum(int(c.mask.sum()) for c in chains)
-    model.encode_batch(chains[:2])
+    model.decode_batch(model.encode_batch(chains[:2]))
     tokens, encode = timed(lambda: model.encode_batch(chains), count)
     back, decode = timed(lambda: model.decode_batch(tokens), count)
     result: dict[str, Any] = {
@@ -206,7 +213,7 @@ def nucleic_acids(name: str, chains: Sequence[NucleicChain]) -> dict[str, Any]:
             rmsd = [nucleic.compare_atoms(b.atoms, c.atoms).rmsd for b, c in pairs]
             result["by_length"][f"{low + 1}-{high}"] = {"chains": len(pairs), "rmsd": float(np.mean(rmsd))}
     result["uncoded"] = int(sum(((t.conformers < 0) & t.mask).sum() for t in tokens))
-    result["nucleotides_per_second"] = {"encode": encode, "decode": decode}
+    result["nucleotides_per_core_second"] = {"encode": encode, "decode": decode}
     return result
 
 
@@ -260,8 +267,7 @@ def main(
         },
         "nucleic": {"nucleic-vq-4096": nucleic_acids("nucleic-vq-4096", [c for c in strands if c.mask.sum() > 1])},
         "published": PUBLISHED,
-        "notes": "Validation clusters; proteins whose side chains a program may have built are left out. CASP14's "
-        "files of this project hold backbones only.",
+        "notes": "Validation clusters; proteins whose side chains a program may have built are left out.",
     }
     out.write_text(json.dumps(rounded(result), indent=1) + "\n")
 

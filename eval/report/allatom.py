@@ -37,7 +37,7 @@ def sidechain_card(name: str, r: Results) -> str:
         "uncoded": lambda r: r["uncoded"],
     }
     rows = ({"letter": letter, **row} for letter, row in r["types"].items() if letter != "G")
-    bonds, planes, speed = r["bond_error"], r["out_of_plane"], r["residues_per_second"]
+    bonds, planes, speed = r["bond_error"], r["out_of_plane"], r["residues_per_core_second"]
     return (
         f"{Table(summary, [{'label': name, **r}, {'label': 'the same, `rate_weight=0`', **r['exact']}]).markdown()}\n\n"
         f"{r['chains']} chains, {r['residues']:,} residues. Chains without a new clash (heavy atoms nearer than 2.0 Å, "
@@ -48,8 +48,8 @@ def sidechain_card(name: str, r: Results) -> str:
         + ", ".join(f"{k} {n}" for k, n in r["wrong_hands"].items())
         + f".\n\nRMSD in Å of side-chain heavy atoms, and chi angles within 20°, by residue type:\n\n"
         f"{Table(types, rows).markdown()}\n\n"
-        f"With the backbone, on a busy machine: {speed['encode']:,.0f} residues/s encoded, "
-        f"{speed['decode']:,.0f} decoded."
+        f"With the backbone, in a second of one core: {speed['encode']:,.0f} residues encoded (with `rate_weight=0` "
+        f"{r['exact']['residues_per_core_second']['encode']:,.0f}), {speed['decode']:,.0f} decoded."
     )
 
 
@@ -70,11 +70,11 @@ def nucleic_card(r: Results) -> str:
         "O3'-P off by": numbers(2, "link", "rms_off"),
     }
     lengths = ", ".join(f"{k}: {v['rmsd']:.3f} ({v['chains']})" for k, v in r["by_length"].items())
-    speed = r["nucleotides_per_second"]
+    speed = r["nucleotides_per_core_second"]
     return (
         Table(columns, ({"kind": kind, **r[kind]} for kind in ("all", "RNA", "DNA"))).markdown()
         + f"\n\nMean RMSD of all heavy atoms by length (chains): {lengths}. {r['uncoded']} observed nucleotides "
-        f"have no conformer code. Nucleotides/s on a busy machine: {speed['encode']:,.0f} encoded, "
+        f"have no conformer code. In a second of one core {speed['encode']:,.0f} nucleotides are encoded, "
         f"{speed['decode']:,.0f} decoded."
     )
 

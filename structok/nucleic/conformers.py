@@ -20,11 +20,12 @@ from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, kabsch
 from structok.nucleic.atoms import BACKBONE, BASES, HANGING, PHOSPHATE
 
-__all__ = ["POINTS", "Bases", "Conformers", "Options", "observed_points", "weights"]
+__all__ = ["POINTS", "SUGAR_OXYGENS", "Bases", "Conformers", "Options", "observed_points", "weights"]
 
 POINTS = len(HANGING) + 3  # atoms of the backbone outside the frame, then the base's points
 P, O3 = HANGING.index(BACKBONE.index("P")), HANGING.index(BACKBONE.index("O3'"))
 O2 = HANGING.index(BACKBONE.index("O2'"))
+SUGAR_OXYGENS = ("O4'", "O3'", "O2'")
 PHOSPHATE_POINTS = [HANGING.index(i) for i in PHOSPHATE]
 _FEWEST = 3  # atoms of a base, or of a sugar, without which their pose is not known
 _GLYCOSIDIC = 2.0  # Å, from C1' to N; what hangs on another atom (pseudouridine) is not one of the bases

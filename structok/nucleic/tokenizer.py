@@ -16,10 +16,20 @@ from torch import Tensor
 from structok.checkpoint import check_tensors, make_config
 from structok.errors import CheckpointError, InputError
 from structok.geometry import apply, backbone_frames
-from structok.nucleic.atoms import BASES, HANGING, IN_FRAME, SLOTS
+from structok.nucleic.atoms import BACKBONE, BASES, HANGING, IN_FRAME, SLOTS
 from structok.nucleic.chain import NucleicChain
 from structok.nucleic.choice import best_path, contacts_of, settle
-from structok.nucleic.conformers import O3, POINTS, Bases, Conformers, Options, P, observed_points, weights
+from structok.nucleic.conformers import (
+    O3,
+    POINTS,
+    SUGAR_OXYGENS,
+    Bases,
+    Conformers,
+    Options,
+    P,
+    observed_points,
+    weights,
+)
 from structok.nucleic.metrics import compare_atoms, frame_rmsd
 from structok.polymer.chain import ChainModel
 from structok.polymer.link import Link
@@ -35,6 +45,7 @@ LINK = Link(limit=9.0, stride=6.0)  # C1' to C4', C3' to C3' (A-form 5.9 Å, B-f
 BOND = 2.5  # Å, from O3' to P
 REACH = 6.0  # Å; a nucleotide with an atom that no conformer comes nearer to is of another kind
 UNIT, NONE = 0.001, np.iinfo(np.int16).min  # Å, of stored coordinates; an atom that is not there
+_OXYGENS = [HANGING.index(BACKBONE.index(name)) for name in SUGAR_OXYGENS]
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class NucleicVQConfig:
     n_break : how many of the steps, the last ones, are long steps over chain breaks
     n_bare : how many of the conformers, the last ones, have no phosphate
     beam, closed_loop : how `encode` searches unless asked otherwise, see `Search`
-    choices : conformers of each nucleotide between which the links to its neighbours decide
+    choices : conformers of each nucleotide between which links to its neighbours and base pairs decide
     max_length : longest chain, in nucleotides
     """
 
@@ -54,9 +65,9 @@ class NucleicVQConfig:
     conformers: int
     n_break: int = 0
     n_bare: int = 0
-    beam: int = 64
+    beam: int = 256
     closed_loop: bool = True
-    choices: int = 32
+    choices: int = 64
     max_length: int = 8192
 
     def __post_init__(self) -> None:
@@ -165,23 +176,25 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
         rebuilt = self.model.decode(codes.to(self.device)).cpu()
         rebuilt = torch.where(torch.from_numpy(chain.mask)[:, None, None], rebuilt, torch.nan)
         atoms = torch.from_numpy(chain.atoms)
-        points = torch.cat([atoms[:, IN_FRAME], atoms[:, HANGING], self.bases.points(atoms, chain.sequence)], 1)
+        bases = self.bases.points(atoms, chain.sequence)
+        points = torch.cat([atoms[:, IN_FRAME], atoms[:, HANGING], bases], 1)
         local = onto_rebuilt(points, rebuilt)[:, 3:]
         able = observed_points(local, chain.sequence)
         weight = weights(local, chain.sequence)
         count = self.config.choices
         options = Options(torch.zeros(len(chain), count), torch.full((len(chain), count), -1))
-        placed = torch.full((len(chain), count, 5, 3), torch.nan, dtype=torch.float64)  # P, O3', the base
+        parts = [P, O3, *_OXYGENS, *range(len(HANGING), POINTS)]
+        placed = torch.full((len(chain), count, len(parts), 3), torch.nan, dtype=torch.float64)
         for kind, rows in _by_sugar(chain.sequence, able):
             options.error[rows], options.code[rows] = self.books[kind].nearest(local[rows], weight[rows], count)
-            book = self.books[kind].points[:, [P, O3, *range(len(HANGING), POINTS)]].double()
+            book = self.books[kind].points[:, parts].double()
             put = apply(backbone_frames(rebuilt[rows]), book[options.code[rows].clamp(min=0)].flatten(1, 2))
-            placed[rows] = put.unflatten(1, (count, 5))
-        ends, bases = placed[:, :, :2], placed[:, :, 2:]
+            placed[rows] = put.unflatten(1, (count, -1))
+        ends, polar = placed[:, :, :2], placed[:, :, 2:]
         linked = torch.nn.functional.pad((atoms[1:, 0] - atoms[:-1, 8]).norm(dim=-1) <= BOND, (1, 0))
         path = best_path(options, ends, linked)
-        contacts = contacts_of(chain.atoms, chain.sequence)
-        path = settle(path, options, ends, linked, bases, contacts, chain.sequence, self.bases)
+        contacts = contacts_of(chain.atoms, bases.numpy(), chain.sequence)
+        path = settle(path, options, ends, linked, polar, bases, contacts, chain.sequence, self.bases)
         code = options.code
         chosen = code[torch.arange(len(chain)), torch.from_numpy(path)]
         for kind, rows in _by_sugar(chain.sequence, chosen >= 0):

@@ -57,10 +57,14 @@ class AtomChain(Backbone):
 
     @classmethod
     def of(cls, polymer: Any) -> AtomChain:
-        """Of a protein `Polymer`: the atoms that its residues' types have, SE of selenomethionine as SD."""
+        """Of a protein `Polymer`: the atoms that its residues' types have, SE of selenomethionine as SD.
+
+        Isoleucine's CD, as CHARMM calls it, is CD1.
+        """
         sequence = polymer.sequence
         places = {x: {name: i for i, name in enumerate(ATOMS.get(x, ATOMS["G"]))} for x in set(sequence)}
         places.get("M", {})["SE"] = ATOMS["M"].index("SD")
+        places.get("I", {})["CD"] = ATOMS["I"].index("CD1")
         atoms = np.full((len(sequence), 14, 3), np.nan, dtype=np.float32)
         names, coords = polymer.atoms.atom_name.tolist(), polymer.atoms.coord
         for slot, name, coord in zip(polymer.slots.tolist(), names, coords):

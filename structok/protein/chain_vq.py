@@ -207,7 +207,8 @@ class ChainVQ(BackboneTokenizer):
         return replace(tokens, anchors=np.full_like(tokens.anchors, -1))
 
     def check(self, tokens: Tokens) -> None:
-        super().check(replace(tokens, codes=self._filled(tokens)) if self._lost(tokens).any() else tokens)
+        lost = tokens.codes.min(initial=0) < 0 and self._lost(tokens).any()
+        super().check(replace(tokens, codes=self._filled(tokens)) if lost else tokens)
         if tokens.anchors is not None and (tokens.radius is None or tokens.radius >= len(RADII)):
             raise TokensError(f"{tokens.where}: radius {tokens.radius} is outside 0..{len(RADII) - 1}")
 
@@ -238,6 +239,8 @@ class ChainVQ(BackboneTokenizer):
     def _filled(self, tokens: Tokens) -> Int[np.ndarray, " l"]:
         """Codes, lost ones as the bonded one before (else after) them: most residues go on as their neighbours do."""
         codes = tokens.codes.astype(np.int64)
+        if codes.min(initial=0) >= 0:
+            return codes
         bonded = np.flatnonzero((codes >= 0) & (codes < self.codebook_size - self.config.n_break))
         if len(bonded):
             lost = np.flatnonzero(self._lost(tokens))
@@ -254,7 +257,9 @@ class ChainVQ(BackboneTokenizer):
             coords=coords, shared=bool(tokens.frame), repair=repair,
         )  # fmt: skip
         back = backbone_of(tokens, placed.astype(np.float32))
-        back.repairs = _with_lost(repairs, np.flatnonzero(self._lost(tokens)), codes)
+        if tokens.codes.min(initial=0) < 0:
+            repairs = _with_lost(repairs, np.flatnonzero(self._lost(tokens)), codes)
+        back.repairs = repairs
         return back
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from structok.errors import InputError
 from structok.geometry import CA_STEP
-from structok.names import component_kind
+from structok.names import PEPTIDE_NUCLEIC, component_kind, nucleotide_atom
 from structok.read.chains import Chain, Ends, find_chains
 from structok.read.gaps import with_gaps
 from structok.read.table import MISSING, Residue, Table, group_residues, mark_placeholders
@@ -50,6 +50,9 @@ def assemble(table: Table, name: str, label: str, *, only_backbone: bool) -> Str
     mark_placeholders(table)
     residues = group_residues(table)
     kinds = [_kind(table, r) for r in residues]
+    for row in (row for r, k in zip(residues, kinds) if k == "nucleic" for row in r.rows):
+        table.name[row] = nucleotide_atom(table.name[row])
+    _note_peptide_nucleic(table, residues)
     _number_stretches(r for r, kind in zip(residues, kinds) if kind in _BONDS)
     polymers: list[tuple[Kind, str, Chain]] = []
     rest = [r for r, kind in zip(residues, kinds) if kind not in _BONDS]
@@ -112,6 +115,13 @@ def _kind(table: Table, residue: Residue) -> str:
     if {"N", "CA", "C"} <= names and (kind == "ligand" or (kind == "nucleic" and "C4'" not in names)):
         return "protein"  # whatever it is called
     return kind
+
+
+def _note_peptide_nucleic(table: Table, residues: Iterable[Residue]) -> None:
+    count = Counter(r.chain for r in residues if r.name in PEPTIDE_NUCLEIC)
+    for chain, n in count.items():
+        text = f"chain {chain or '(blank)'}: peptide nucleic acid, neither a protein nor DNA or RNA; no chain is made"
+        table.notes.append(Note("peptide nucleic acid", n, f"{text} of its {many(n, 'residue')}", chain))
 
 
 def _number_stretches(residues: Iterable[Residue]) -> None:

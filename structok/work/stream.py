@@ -7,7 +7,7 @@ from typing import Any
 
 from structok.errors import InputError, StructokError
 from structok.read.inputs import Item, Reporter, Wanted
-from structok.tokenizer import Search
+from structok.tokenizer import Search, Tokenizer
 from structok.tokens import Tokens
 from structok.work.frames import in_frames, placed
 from structok.work.log import Log, located
@@ -41,7 +41,10 @@ class Zoo:
         if self._all_atom:
             name = with_all_atoms(name)
         if name not in self._loaded:
-            self._loaded[name] = load(name, device=self._device)
+            loaded = load(name, device=self._device)
+            if not isinstance(loaded, Tokenizer):
+                raise InputError(f"{name} codes side chains only: put it behind a backbone model, chain-vq-4096+{name}")
+            self._loaded[name] = loaded
         tokenizer = self._loaded[name]
         if tokenizer.modality != modality:
             raise InputError(f"{name} is a {tokenizer.modality} tokenizer, the input is a {modality}")

@@ -20,7 +20,7 @@ from train.polymer.data import load_nucleic
 # codes of a made-up chain; they change only with a retrained checkpoint
 GOLDEN = {
     "codes": [2726, 3271, 92, 3283, 1905, 2094, 2561, 1161, 3980, 219],
-    "conformers": [1067, 1472, 2193, 1568, 503, 173, 3, 187, 571, 3836],
+    "conformers": [1067, 1472, 2193, 1568, 503, 173, 3, 661, 571, 3836],
 }
 
 
@@ -74,7 +74,7 @@ def test_base_pairs_are_kept(model, validation):
     for chain in [c for c in validation if c.sequence.isupper() and c.mask.all()][:12]:
         before, after = pairs(chain), pairs(model.decode(model.encode(chain)))
         kept, total = kept + len(before & after), total + len(before | after)
-    assert total > 50 and kept / total > 0.9
+    assert total > 50 and kept / total > 0.95
 
 
 @settings(max_examples=25, deadline=None)

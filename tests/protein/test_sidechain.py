@@ -22,8 +22,8 @@ from train.polymer.data import load_proteins
 MODELS = ["sidechain-4096", "sidechain-256"]
 # codes of the first residues of the example; they change only with a retrained checkpoint
 GOLDEN = {
-    "sidechain-4096": [75, 3593, 715, 78, 97, -1, 313, 326, 779, 235, 1687, 1671],
-    "sidechain-256": [57, 225, 78, 9, 30, -1, 115, 39, 36, 202, 35, 171],
+    "sidechain-4096": [134, 3271, 203, 353, 264, -1, 1192, 455, 504, 159, 862, 1312],
+    "sidechain-256": [80, 149, 85, 5, 30, -1, 207, 11, 28, 131, 15, 178],
 }
 
 

@@ -168,7 +168,7 @@ def main(
     breaks: Annotated[int, typer.Option(help="steps that are kept for chain breaks")] = 32,
     conformers: Annotated[int, typer.Option(help="of RNA, and of DNA")] = 4096,
     bare: Annotated[int, typer.Option(help="conformers without a phosphate")] = 256,
-    beam: Annotated[int, typer.Option(help="the checkpoint's default")] = 64,
+    beam: Annotated[int, typer.Option(help="the checkpoint's default")] = 256,
     training_beam: int = 16,
     rounds: Annotated[int, typer.Option(help="of closed-loop refinement")] = 4,
     sample: Annotated[int, typer.Option(help="nucleotides of each kind for k-means")] = 40_000,

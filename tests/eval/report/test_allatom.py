@@ -9,7 +9,7 @@ SIDECHAINS = {
               "D": {"residues": 900, "rmsd": 0.3, "rmsd_alike": 0.2, "chi_kept": [0.9, None], "uncoded": 3},
               "G": {}},
     "bond_error": {"rebuilt": 0.01, "input": 0.02}, "out_of_plane": {"rebuilt": 0.01, "input": 0.02},
-    "residues_per_second": {"encode": 1e4, "decode": 2e4}, "chains": 10, "residues": 2100, "wrong_hands": {"I": 0},
+    "residues_per_core_second": {"encode": 1e4, "decode": 2e4}, "chains": 10, "residues": 2100, "wrong_hands": {"I": 0},
     "chains_without_new_clash": 0.5,
 }  # fmt: skip
 SIDECHAINS["exact"] = {**SIDECHAINS, "rmsd": {"mean": 0.3, "median": 0.2, "p95": 0.8}, "chains_without_new_clash": 0.75}
@@ -19,7 +19,7 @@ ONE = {
 }  # fmt: skip
 NUCLEIC = {
     **dict.fromkeys(("all", "RNA", "DNA"), ONE), "bits": 24.0, "by_length": {"1-20": {"rmsd": 0.5, "chains": 4}},
-    "uncoded": 1, "nucleotides_per_second": {"encode": 1e3, "decode": 1e4},
+    "uncoded": 1, "nucleotides_per_core_second": {"encode": 1e3, "decode": 1e4},
 }  # fmt: skip
 
 
