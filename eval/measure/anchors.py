@@ -96,7 +96,6 @@ def measure_chains(
         "chains that repair changes": sum(not np.array_equal(a.coords, b.coords, equal_nan=True)
                                           for a, b in zip(whole, as_they_are)),
         "anchors left out": sum(int((t.anchors < 0).sum()) for t in tokens) / sum(len(t.anchors) for t in tokens),
-        "cpu seconds": cost(tok, chains),
     }  # fmt: skip
     for rate in rates:
         some = [damage(t, rate, tok.codebook_size, len(tok.points), random) for t in tokens]
@@ -280,6 +279,7 @@ def main(
     tok.decode_batch(tok.encode_batch(validation(2)))  # compiled before it is timed
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "chains": lambda: measure_chains(tok, validation(chains)),
+        "cpu seconds": lambda: cost(tok, validation(chains)),
         "casp14": lambda: measure_chains(tok, casp(), FEW_RATES, ()),
         "kinds": lambda: measure_kinds(tok, validation(chains)),
         "spacings": lambda: measure_spacings(tok, validation(chains)),

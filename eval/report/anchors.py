@@ -93,7 +93,7 @@ def _spacings(spacings: dict[str, Any]) -> str:
 
 
 def _words(found: dict[str, Any]) -> str:
-    chains, cost = found["chains"], found["chains"]["cpu seconds"]
+    chains, cost = found["chains"], found["cpu seconds"]
     kept = ", ".join(f"{v['anchors']:.0%} at {k} Å" for k, v in chains["kept under noise"].items())
     radius = min(v["radius"] for v in chains["kept under noise"].values())
     text = (

@@ -39,6 +39,7 @@ _REACH = 40  # residues that a search looks ahead
 _MEMORY = 110.0  # residues after which an anchor weighs 1 / e
 _SWEEPS = 3
 _RISE, _LOOSE = 3.4, 2.5  # Å from residue to residue in a strand, and by which anchors may be off
+_HERE = np.eye(4)[:3].T.ravel()
 _TIE, _FREE = 0.1, 1e-3  # what anchors beyond a substituted, beyond a free step count in a piece's pose
 
 
@@ -107,22 +108,23 @@ class Repairer:
         told = np.flatnonzero(anchors >= 0)
         slots, size = told * spacing, float(RADII[radius])
         coords = self.model.decode(torch.from_numpy(codes)).cpu() if coords is None else coords.double()
+        body = coords.numpy()
         if not len(told):
-            return coords.numpy(), Repairs()
+            return body, Repairs()
         x = self._places[0][anchors[told]] * size
         blur = _BLUR * (_CHOSEN if shared else 1.0)
         w = 3 / (blur * self._places[1][anchors[told]] * size) ** 2
-        if not (repair and len(told) > 2 and suspicious(coords[slots, 1].numpy(), x, w, limits)):
-            return _posed(coords, slots, x), Repairs()
+        if not (repair and len(told) > 2 and suspicious(body[slots, 1], x, w, limits)):
+            return _posed(body, slots, x), Repairs()
         code, steps, wrong = self._story(codes, slots, x, w, limits)
         _set_free(code, slots, self._rows(steps)[slots, 9:], x, wrong)
         changed = np.flatnonzero(code > -2)
         if len(changed):
-            coords = self._decode(np.where(code >= 0, code, codes), steps)
+            body = self._decode(np.where(code >= 0, code, codes), steps).numpy()
         repairs = Repairs(*(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong])))
         tie = np.where(code >= 0, _TIE, np.where(code == -1, _FREE, 1.0))
         right = ~wrong if wrong.sum() < len(wrong) - 2 else np.full(len(wrong), True)
-        return _posed(coords, slots[right], x[right], tie), repairs
+        return _posed(body, slots[right], x[right], tie), repairs
 
     @cached_property
     def _places(self) -> tuple[Float[Array, "k 3"], Float[Array, " k"]]:
@@ -165,7 +167,7 @@ class Repairer:
         wrong = np.zeros(n, bool)
         first, last = seed(y, x, w, limits.cap, limits.fade)
         out = np.full(n, -1), np.full(n, -2), np.zeros((n, 12)), wrong
-        sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
+        sums, pose = np.zeros(SUMS), _HERE.copy()
         for a in range(first, last + 1):
             trial = sums * limits.fade
             before = fit(trial, pose)
@@ -247,7 +249,7 @@ def _flat(steps: Float[Array, "l 4 4"]) -> Float[Array, "l 12"]:
 
 
 def _posed(
-    coords: Float[torch.Tensor, "l 3 3"],
+    coords: Float[Array, "l 3 3"],
     slots: Int[Array, " n"],
     x: Float[Array, "n 3"],
     tie: Float[Array, " l"] | None = None,
@@ -257,19 +259,28 @@ def _posed(
     `tie` is what an anchor on the other side of a slot's step counts: 1 but where the step is substituted, so that
     what is not exact there does not add up along the chain.
     """
-    places = coords[slots, 1].numpy()
+    places = coords[slots, 1]
     cuts = [] if tie is None else np.flatnonzero(tie < 1).tolist()
-    reach = np.zeros(len(coords)) if tie is None else np.cumsum(np.log(np.maximum(tie, 1e-9)))
-    out = coords.double().clone()
+    if tie is None or not cuts:
+        return _fitted(coords, places, x, np.ones(len(slots)))
+    reach = np.cumsum(np.log(np.maximum(tie, 1e-9)))
+    pieces = []
     for start, end in zip([0, *cuts], [*cuts, len(coords)]):
-        pose = np.eye(4)[:3].T.ravel()
         body, goal, count = places, x, np.exp(-abs(reach[slots] - reach[start]))
         if count[count < 1].max(initial=0.0) <= 2 * _FREE and 0 < (count == 1).sum() < 3:
             # too few anchors to turn it: its ends lie about between them
             ends = np.array([e for e in (start, end - 1) if slots[0] < e < slots[-1]], int)
             between = np.stack([np.interp(ends, slots, x[:, k]) for k in range(3)], -1)
-            body, goal = np.concatenate([body, coords[ends, 1].numpy()]), np.concatenate([goal, between])
+            body, goal = np.concatenate([body, coords[ends, 1]]), np.concatenate([goal, between])
             count = np.concatenate([np.where(count == 1, 1.0, _FREE**2), np.full(len(ends), _TIE)])
-        fit(gather(body, goal, count), pose)
-        out[start:end] = apply(torch.from_numpy(_matrix(pose)), out[start:end])
-    return out.numpy()
+        pieces.append(_fitted(coords[start:end], body, goal, count))
+    return np.concatenate(pieces)
+
+
+def _fitted(
+    coords: Float[Array, "l 3 3"], body: Float[Array, "n 3"], goal: Float[Array, "n 3"], weight: Float[Array, " n"]
+) -> Float[Array, "l 3 3"]:
+    """Moved as brings `body` onto `goal`."""
+    pose = _HERE.copy()
+    fit(gather(body, goal, weight), pose)
+    return coords @ pose[:9].reshape(3, 3).T + pose[9:]
