@@ -57,6 +57,7 @@ class Trained:
     """The language models of one row and one form, one of each seed."""
 
     models: list[TokenModel]
+    folders: list[Path]
     training: dict[str, Any]
     unigrams: list[int]
 
@@ -68,8 +69,9 @@ def entry(row: Row, form: AnchorText, training: Mapping[str, Any]) -> str:
 
 def trained(runs: Path, row: Row, form: AnchorText, seeds: int) -> Trained:
     """Those that `train.lm` has written."""
-    found = [load_model(folder_of(runs, row, form, seed)) for seed in range(seeds)]
-    return Trained([model for model, _, _ in found], found[0][1], found[0][2])
+    folders = [folder_of(runs, row, form, seed) for seed in range(seeds)]
+    found = [load_model(folder) for folder in folders]
+    return Trained([model for model, _, _ in found], folders, found[0][1], found[0][2])
 
 
 def figure(

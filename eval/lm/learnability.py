@@ -11,13 +11,15 @@ is known.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from jaxtyping import Float
 from rich.console import Console
 
 from eval import RESULTS
@@ -40,13 +42,20 @@ STREAMS = {
 }
 
 
-@torch.no_grad()
-def predict(models: Sequence[TokenModel], pairs: Sequence[Pair], form: AnchorText) -> dict[str, dict[str, Any]]:
-    """Bits per token, and share of tokens predicted right, of codes, of anchors with radius, and of both together.
+@dataclass(frozen=True)
+class Score:
+    """What models pay for one stream of each pair: bits, tokens predicted right, tokens, and residues or atoms."""
 
-    Alone, and 'given symbols'; the string itself as 'symbols'. `per_unit` is bits per residue or atom.
-    """
-    found: dict[str, dict[str, Any]] = {}
+    bits: Float[np.ndarray, "s n"]
+    hits: Float[np.ndarray, "s n"]
+    counts: Float[np.ndarray, " n"]
+    units: Float[np.ndarray, " n"]
+
+
+@torch.no_grad()
+def scores(models: Sequence[TokenModel], pairs: Sequence[Pair], form: AnchorText) -> dict[str, Score]:
+    """Of codes, of anchors with radius, and of both together as 'structure': alone, and 'given symbols'; of symbols."""
+    found: dict[str, Score] = {}
     units = np.array([(p.codes >= 0).sum() for p in pairs])
     for given in (False, True):
         streams = STREAMS | ({"symbols": (Kind.SYMBOL,)} if given else {})
@@ -66,13 +75,27 @@ def predict(models: Sequence[TokenModel], pairs: Sequence[Pair], form: AnchorTex
                         counts[s, i] = at.sum()
         for s, name in enumerate(streams):
             if counts[s].any():
-                found[f"{name} given symbols" if given and name != "symbols" else name] = {
-                    "bits": figure(bits[s], counts[s]),
-                    "accuracy": round(float(hits[s].sum() / (len(models) * counts[s].sum())), 4),
-                    "tokens": int(counts[s].sum()),
-                    "per_unit": figure(bits[s], units),
-                }
+                full = f"{name} given symbols" if given and name != "symbols" else name
+                found[full] = Score(bits[s], hits[s], counts[s], units)
     return found
+
+
+def predict(found: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    """Bits per token, share of tokens predicted right; `per_unit` is bits per residue or atom."""
+    return {
+        name: {
+            "bits": figure(s.bits, s.counts),
+            "accuracy": round(float(s.hits.sum() / (len(s.hits) * s.counts.sum())), 4),
+            "tokens": int(s.counts.sum()),
+            "per_unit": figure(s.bits, s.units),
+        }
+        for name, s in found.items()
+    }
+
+
+def beside(found: Mapping[str, Score], bare: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    """Bits per residue more than without anchors, on the same chains with the same seeds."""
+    return {name: figure(s.bits - bare[name].bits, s.units) for name, s in found.items() if name in bare}
 
 
 def unigram_bits(codes: np.ndarray, unigrams: Sequence[int]) -> float:
@@ -93,7 +116,9 @@ def reconstruction(held: Held) -> dict[str, Any]:
     return {"unit": "atom", "validation": size, "rmsd": spread([float(v or 0) for v in compared])}
 
 
-def measure(row: Row, form: AnchorText, held: Held, found: Trained) -> dict[str, Any]:
+def measure(
+    row: Row, form: AnchorText, held: Held, found: Trained, paid: Mapping[str, Score], bare: Mapping[str, Score]
+) -> dict[str, Any]:
     """Everything about one row and one form."""
     pairs = held.pairs
     codes = np.concatenate([p.codes[p.codes >= 0] for p in pairs])
@@ -104,7 +129,8 @@ def measure(row: Row, form: AnchorText, held: Held, found: Trained) -> dict[str,
         "codebook_size": held.tokenizer.codebook_size,
         **reconstruction(held),
         "unigram_bits": unigram_bits(codes, found.unigrams),
-        "prediction": predict(found.models, pairs, form),
+        "prediction": predict(paid),
+        "more than without anchors": beside(paid, bare),
         "seeds": len(found.models),
         "training": found.training,
         "machine": machine(),
@@ -131,9 +157,12 @@ def main(
     for row in map(Row.parse, rows):
         train_rows(row, forms, range(seeds), folder, runs, settings)
         held = Held.of(row, folder, count)
+        bare: dict[str, Score] = {}
         for form in forms:
             found = trained(runs, row, form, seeds)
-            result = measure(row, form, held, found)
+            paid = scores(found.models, held.pairs, form)
+            bare = paid if form == "none" else bare
+            result = measure(row, form, held, found, paid, bare if form != "none" else {})
             update(out, entry(row, form, found.training), result)
             bits = result["prediction"]["structure"]["per_unit"]["mean"]
             console.log(f"{row.name}, anchors {form}: {bits} bits per {result['unit']}")

@@ -76,10 +76,9 @@ def axes() -> str:
 
 
 def _alike(row: Row, name: str, found: Iterable[Row]) -> Row:
-    """The first row of the same tokenizer in the same loop; weights that ask for steadier codes do not count."""
+    """The row of the same tokenizer under the same assignment, rate weight included; 3Di letters have but one."""
     for other in found:
-        same_loop = ("open" in other["assignment"]) == ("open" in row["assignment"])
-        if other[name] == row["tokenizer"] and same_loop and "λ 4" not in other["assignment"]:
+        if other[name] == row["tokenizer"] and ("label" in row or other["assignment"] == row["assignment"]):
             return other
     return {}
 

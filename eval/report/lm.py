@@ -75,6 +75,7 @@ README: Columns = {
     "an anchor": within(2, "prediction", "anchors", "bits"),
     "a token": within(2, "prediction", "structure", "bits"),
     "a residue or atom": within(2, "prediction", "structure", "per_unit"),
+    "more for anchors": within(2, "more than without anchors", "structure"),
     "a residue or atom, given the string": within(2, "prediction", "structure given symbols", "per_unit"),
     "code right": shares(1, "prediction", "codes given symbols", "accuracy"),
 }
@@ -132,18 +133,18 @@ def tolerance_table(results: Results) -> str:
         "tokenizer": lambda r: f"`{r['model']}`",
         "training": lambda r: f"{r['training_tokens']:,} x {r['seeds']}",
         "anchors": lambda r: r["anchors"],
+        "crops": lambda r: r["chains"],
         "the model's own": lambda r: r["case"],
         **{f"{float(rate):.0%} of them".replace("%", " %"): cell(rate) for rate in rates},
     }
     found = ordered([row for row in results.values() if shipped(row["model"])])
     rows = [row | {"case": case} for row in found for case in ("codes", "codes and anchors") if case in row]
-    first = found[0]
     return "\n".join(
         [
             Table(columns, rows).markdown(),
             "",
-            f"RMSD over N, CA, C in Å ± half the 95 % interval / TM / lDDT; {first['chains']} validation crops of 50 "
-            "to 200 residues; training: tokens x seeds.",
+            "RMSD over N, CA, C in Å ± half the 95 % interval / TM / lDDT; validation crops of 50 to 200 residues; "
+            "training: tokens x seeds.",
         ]
     )
 

@@ -39,8 +39,8 @@ def ranked(modality: str) -> Results:
 
 
 def shipped(name: str) -> bool:
-    """Whether a checkpoint of that name lies in the clone; README shows no others."""
-    return (ROOT / "checkpoints" / name).is_dir()
+    """Whether a checkpoint of that name lies in the clone, not only its card; README shows no others."""
+    return (ROOT / "checkpoints" / name / "config.json").is_file()
 
 
 def rows_of(models: Results, chosen: str | None = None) -> list[Results]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "minimise",
     "molecule_of",
     "prepare",
+    "prepare_many",
 ]
 
 
@@ -113,30 +115,52 @@ def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conforme
         dummy atoms, bonds or valences that SELFIES does not know, a SELFIES that does not give the molecule
         back, or too many atoms.
     """
+    return prepare_many([mol], [id], max_length)[0]
+
+
+def prepare_many(
+    mols: Sequence[Mol], ids: Sequence[str | None] | None = None, max_length: int = 1000
+) -> list[Conformer]:
+    """As `prepare`, each step for all molecules before the next: their code stays in the processor's caches."""
+    named = [(mol, id or _title(mol)) for mol, id in zip(mols, ids or [None] * len(mols))]
+    for mol, name in named:
+        n = mol.GetNumAtoms()
+        if not n:
+            raise InputError(f"{name}: no atoms")
+        if n > max_length:
+            raise InputError(f"{name}: {n} atoms, more than the {max_length} this model takes; split the molecule")
+    coords = [checked_coordinates(mol, name) for mol, name in named]
+    named = [(_sanitised(mol, name), name) for mol, name in named]
+    for mol, name in named:
+        check_graph(mol, name)
+    smiles, orders = zip(*(in_token_order(mol) for mol, _ in named)) if named else ((), ())
+    selfies = [_selfies(text, name) for text, (_, name) in zip(smiles, named)]
+    graphs = [_read_back(mol, order, text, name) for (mol, name), order, text in zip(named, orders, selfies)]
+    return [
+        Conformer(name, graph, xyz[order], text, np.array(order, dtype=np.int32))
+        for (_, name), graph, xyz, text, order in zip(named, graphs, coords, selfies, orders)
+    ]
+
+
+def _title(mol: Mol) -> str:
+    return (mol.GetProp("_Name").strip() if mol.HasProp("_Name") else "") or "molecule"
+
+
+def _read_back(mol: Mol, order: list[int], selfies: str, name: str) -> Mol:
+    """The molecule that a SELFIES stands for; where nothing can differ, the molecule itself in token order."""
     from rdkit import Chem
 
-    name = id or (mol.GetProp("_Name").strip() if mol.HasProp("_Name") else "") or "molecule"
-    n = mol.GetNumAtoms()
-    if not n:
-        raise InputError(f"{name}: no atoms")
-    if n > max_length:
-        raise InputError(f"{name}: {n} atoms, more than the {max_length} this model takes; split the molecule")
-    coords = checked_coordinates(mol, name)
-    mol = _sanitised(mol, name)
-    check_graph(mol, name)
-    smiles, order = in_token_order(mol)
-    selfies = _selfies(smiles, name)
     if is_plain(mol):
         back = Chem.RenumberAtoms(mol, order)
         back.RemoveAllConformers()
-        return Conformer(name, back, coords[order], selfies, np.array(order, dtype=np.int32))
+        return back
     try:
         back = molecule_of(selfies, name)
     except TokensError as error:
         raise InputError(f"{error}; the molecule has no faithful SELFIES") from None
     if changed := difference(mol, order, back):
         raise InputError(f"{name}: SELFIES does not give the molecule back ({changed})")
-    return Conformer(name, back, coords[order], selfies, np.array(order, dtype=np.int32))
+    return back
 
 
 def _sanitised(mol: Mol, name: str) -> Mol:

@@ -17,7 +17,7 @@ from structok.batching import in_batches
 from structok.checkpoint import check_tensors, make_config
 from structok.errors import InputError, StructokError, TokensError
 from structok.molecule.batch import atom_mask, pad, topo_batch
-from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare
+from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare_many
 from structok.molecule.graph import bonds_of, graph_of
 from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
 from structok.molecule.placement import Placement, TablePlacement, TopoPlacement
@@ -107,7 +107,10 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
 
     def prepare(self, x: Mol | str | os.PathLike[str]) -> Conformer:
         """A sanitised Mol with explicit hydrogens and a 3D conformer, or the path of a file that holds one."""
-        return prepare(_molecule(x), max_length=self.max_length)
+        return self.prepare_many([x])[0]
+
+    def prepare_many(self, xs: Sequence[Mol | str | os.PathLike[str]]) -> list[Conformer]:
+        return prepare_many([_molecule(x) for x in xs], max_length=self.max_length)
 
     def encode(self, x: Mol | str | os.PathLike[str], *, search: Search | None = None, **options: Any) -> Tokens:
         """As `Tokenizer.encode`; what tokens do not hold (isotopes, atom maps) is told to the logger 'structok'."""

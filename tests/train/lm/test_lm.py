@@ -12,7 +12,7 @@ import structok
 from eval.lm import generation, learnability, tolerance
 from eval.lm.chains import chain_figures, distances
 from eval.lm.heldout import figure, update
-from eval.lm.learnability import predict, unigram_bits
+from eval.lm.learnability import beside, predict, scores, unigram_bits
 from eval.lm.molecules import sample_molecules, strain
 from eval.report.lm import generation_table, table, tolerance_table
 from structok import Tokens
@@ -193,7 +193,7 @@ def test_what_tokens_stand_for_makes_near_ones_alike():
 
 
 def test_they_learn_what_is_there_and_no_more(learned):
-    found = predict([learned["none"]] * 2, planted(100, 1), "none")
+    found = predict(scores([learned["none"]] * 2, planted(100, 1), "none"))
     assert 2.9 < found["codes"]["bits"]["mean"] < 3.3
     assert 0.9 < found["codes given symbols"]["bits"]["mean"] < 1.6
     assert 1.9 < found["symbols"]["bits"]["mean"] < 2.3
@@ -203,14 +203,19 @@ def test_they_learn_what_is_there_and_no_more(learned):
 
 
 def test_bits_of_anchors_are_counted_by_residue(learned):
+    paid = {form: scores([model], planted(60, 1), form) for form, model in learned.items()}
     for form in ("inline", "first"):
-        found = predict([learned[form]], planted(60, 1), form)
+        found = predict(paid[form])
         assert found["anchors"]["tokens"] == 60 * 6  # five anchors and the radius, that is always the same
         total = found["codes"]["per_unit"]["mean"] + found["anchors"]["per_unit"]["mean"]
         assert found["structure"]["per_unit"]["mean"] == pytest.approx(total, abs=1e-3)
+        more = beside(paid[form], paid["none"])
+        bare = predict(paid["none"])["structure"]["per_unit"]["mean"]
+        assert more["structure"]["mean"] == pytest.approx(total - bare, abs=1e-3)
+        assert more["structure"]["low"] < more["structure"]["mean"] < more["structure"]["high"]
+        assert "anchors" not in more
     # a code whose anchor stands before it costs one bit, not three
-    inline = predict([learned["inline"]], planted(60, 1), "inline")
-    assert inline["codes"]["bits"]["mean"] < predict([learned["none"]], planted(60, 1), "none")["codes"]["bits"]["mean"]
+    assert beside(paid["inline"], paid["none"])["codes"]["high"] < 0
 
 
 def test_training_is_repeatable():
@@ -354,7 +359,7 @@ def test_rows_end_to_end(data, tmp_path):
     assert list(results["chain-vq-64-none-2k"]["codes"]) == ["0.01", "0.05", "0.2", "1"]
     assert "codes and anchors" in results["chain-vq-64-inline-2k"]
     text = tolerance_table(results)
-    assert "100 % of them" in text and "| `chain-vq-64` | 2,500 x 2 | inline | codes and anchors |" in text
+    assert "100 % of them" in text and "| `chain-vq-64` | 2,500 x 2 | inline | 2 | codes and anchors |" in text
 
     generation.main(["chain-vq-64"], out=tmp_path / "g.json", count=2, training=3, **options)
     results = json.loads((tmp_path / "g.json").read_text())
