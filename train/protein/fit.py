@@ -74,7 +74,7 @@ def fit(run: Run, model: GCPVQVAEConfig, data: Data, sampling: Sampling, trainin
     def export() -> bool:
         return bool(task.best.isfinite()) or task.export()  # validated and exported before, or now
 
-    _train(run, task, data, sampling, training, export, sketcher)
+    _train(run, task, data, sampling, training, export, sketcher, damage if anchors else None)
 
 
 def denoise(
@@ -99,6 +99,7 @@ def _train(
     training: Training,
     export: Callable[[], bool],
     sketcher: Sketcher | None = None,
+    damage: Damage | None = None,
 ) -> None:
     from torch.utils.data import DataLoader
 
@@ -115,6 +116,7 @@ def _train(
         "data": asdict(data) | {"card": json.loads(card.read_bytes()) if card.exists() else None},
         "sampling": asdict(sampling),
         "training": asdict(training),
+        "damage": asdict(damage) if damage else None,
     }
     loader = DataLoader(chains, batch_size=None, num_workers=data.workers)
     train(run, task, chains, loader, [DataLoader(valid, batch_size=None)] if valid else [], export, record)  # type: ignore[arg-type]
