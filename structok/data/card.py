@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from structok.data.options import BuildOptions
-from structok.data.shards import columns
+from structok.data.shards import UNITS, columns
 
 __all__ = ["card_text", "made_by", "summary"]
 
@@ -40,15 +40,17 @@ def summary(
         "dropped": dict(sorted(dropped.items())),
         "clusters": how,
         "splits": splits,
-        "columns": {k: v[1] for k, v in columns(options.modality, options.coords).items()},
+        "columns": {k: v[1] for k, v in columns(options).items()},
     }
 
 
 def card_text(card: Json) -> str:
     """The card as Markdown."""
-    title, what, unit = ("Molecule conformers", "molecules", "atoms")
-    if card["options"]["modality"] == "protein":
-        title, what, unit = ("Protein backbones", "chains", "residues")
+    modality = card["options"]["modality"]
+    title = {"protein": "Protein chains", "nucleic": "DNA and RNA", "molecule": "Molecule conformers"}[modality]
+    if modality == "protein" and card["options"]["atoms"] == "backbone":
+        title = "Protein backbones"
+    what, unit = "molecules" if modality == "molecule" else "chains", UNITS[modality]
     counts, dropped = card["counts"], card["dropped"]
     splits = "\n".join(
         f"| {s} | {v['rows']:,} | {v['clusters']:,} | {v[unit]:,} | {v['shards']} |" for s, v in card["splits"].items()

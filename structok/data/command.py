@@ -16,7 +16,13 @@ app = typer.Typer(help="Data sets for training.", no_args_is_help=True, rich_mar
 
 class Modality(StrEnum):
     protein = "protein"
+    nucleic = "nucleic"
     molecule = "molecule"
+
+
+class Atoms(StrEnum):
+    backbone = "backbone"
+    all = "all"
 
 
 class Coords(StrEnum):
@@ -42,8 +48,9 @@ def build(
         typer.Argument(metavar="INPUT...", help="files, folders, globs, .tar(.gz) archives, foldcomp databases"),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the data set")],
-    modality: Annotated[Modality | None, typer.Option(help="default: that of the first structure")] = None,
-    min_length: Annotated[int | None, typer.Option(help="residues or atoms [25, molecules 1]")] = None,
+    modality: Annotated[Modality | None, typer.Option(help="default: protein or molecule, as the first input")] = None,
+    atoms: Annotated[Atoms, typer.Option(help="of proteins; all keeps side chains")] = Atoms.backbone,
+    min_length: Annotated[int | None, typer.Option(help="residues or atoms [25, nucleic 2, molecules 1]")] = None,
     max_length: Annotated[int | None, typer.Option(help="residues or atoms [2048, molecules 1000]")] = None,
     max_missing: Annotated[float, typer.Option(help="share of a chain's residues that may be missing")] = 0.2,
     longest_gap: Annotated[int, typer.Option(help="residues that may be missing in a row")] = 15,
@@ -65,8 +72,8 @@ def build(
 ) -> None:
     """Structures to parquet shards: filtered, without duplicates, split by cluster, with a data card.
 
-    Proteins from PDB, mmCIF, BinaryCIF and foldcomp, molecules from SDF, MOL and MOL2 (.gz too). Run the same command
-    again after an interruption and it goes on; the result has the same bytes.
+    Proteins, DNA and RNA from PDB, mmCIF and BinaryCIF, proteins from foldcomp, molecules from SDF, MOL and MOL2 (.gz
+    too). Run the same command again after an interruption and it goes on; the result has the same bytes.
     """
     from structok.data.build import build
     from structok.data.options import BuildOptions
@@ -75,11 +82,12 @@ def build(
 
     check_inputs(inputs)
     kind = modality.value if modality else next((u.modality for u in find_units(inputs) if not u.error), "protein")
-    protein = kind == "protein"
+    shortest, longest = {"protein": (25, 2048), "nucleic": (2, 2048), "molecule": (1, 1000)}[kind]
     options = BuildOptions(
-        modality="protein" if protein else "molecule",
-        min_length=min_length if min_length is not None else 25 if protein else 1,
-        max_length=max_length if max_length is not None else 2048 if protein else 1000,
+        modality=kind,  # type: ignore[arg-type]
+        atoms=atoms.value,
+        min_length=shortest if min_length is None else min_length,
+        max_length=longest if max_length is None else max_length,
         max_missing=max_missing,
         longest_gap=longest_gap,
         min_plddt=min_plddt,
@@ -98,7 +106,7 @@ def build(
     counts = card["counts"]
     say(f"{counts['kept']:,} of {counts['found']:,} kept in {out}, see README.md there")
     if counts["aside"]:
-        other = "molecule" if protein else "protein"
+        other = "protein" if kind == "molecule" else "molecule"
         say(f"{counts['aside']:,} of --modality {other} left aside")
     if counts["failed"]:
         show_failures(out / "failures.jsonl", counts["failed"])

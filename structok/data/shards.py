@@ -18,20 +18,29 @@ if TYPE_CHECKING:
     from pyarrow import Schema, Table
     from rdkit.Chem import Mol
 
+    from structok.data.options import BuildOptions
+    from structok.nucleic.chain import NucleicChain
     from structok.structure import Backbone
 
 __all__ = [
     "COLUMNS",
     "ROW_GROUP",
     "SPLITS",
+    "UNITS",
+    "WIDTHS",
     "ShardWriter",
+    "chain_atoms",
     "columns",
     "columns_of",
     "coordinates",
     "find_shards",
+    "make_chain",
+    "modality_in",
+    "modality_of",
     "pyarrow",
     "read_backbones",
     "read_conformers",
+    "read_nucleic",
     "read_rows",
     "schema",
     "write_table",
@@ -39,6 +48,8 @@ __all__ = [
 
 ROW_GROUP = 256  # rows that are written and read at once
 SPLITS = ("train", "validation")
+UNITS = {"protein": "residues", "nucleic": "nucleotides", "molecule": "atoms"}
+WIDTHS = {"protein": 9, "nucleic": 69, "molecule": 3}  # numbers per slot in the column of coordinates
 
 # name -> (type, meaning); the types in capitals are lists
 COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
@@ -54,6 +65,16 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "length": ("int32", "residue slots"),
         "observed": ("int32", "residues that are not missing"),
     },
+    "nucleic": {
+        "id": ("string", "file's stem and chain id, made unique by a suffix such as '.2'"),
+        "chain": ("string", "chain id of the file's author"),
+        "sequence": ("string", "one letter per slot: capitals are RNA, small letters DNA, X and x unknown bases"),
+        "residue_ids": ("STRING", "number and insertion code per slot"),
+        "coords": ("COORDS", "23 heavy atoms of each slot (structok.nucleic.atoms): 69 numbers, x y z each"),
+        "resolution": ("float", "Å, null where the file does not say"),
+        "length": ("int32", "slots"),
+        "observed": ("int32", "nucleotides whose frame is not missing"),
+    },
     "molecule": {
         "id": ("string", "title of the record, or the file's stem and its number, made unique by a suffix"),
         "smiles": ("string", "canonical SMILES with stereochemistry of the 3D structure, without hydrogens"),
@@ -63,6 +84,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "length": ("int32", "atoms, hydrogens included"),
     },
 }
+_SIDE_ATOMS = {"side_atoms": ("COORDS", "O, then the side chain of each slot in atom14 order: 33 numbers, x y z each")}
 _ALL = {
     "source": ("string", "file, archive member or record it was read from"),
     "cluster": ("int64", "equal for chains or molecules of one cluster, and in every build with the same clusters"),
@@ -87,24 +109,26 @@ def pyarrow() -> Any:
     return pyarrow
 
 
-def columns(modality: str, coords: str) -> dict[str, tuple[str, str]]:
+def columns(options: BuildOptions) -> dict[str, tuple[str, str]]:
     """Columns of finished shards."""
-    centre = {"centre": ("FLOAT", "Å; what was subtracted before rounding")} if coords == "int16" else {}
-    return COLUMNS[modality] | centre | _ALL
+    sides = _SIDE_ATOMS if options.modality == "protein" and options.atoms == "all" else {}
+    centre = {"centre": ("FLOAT", "Å; what was subtracted before rounding")} if options.coords == "int16" else {}
+    return COLUMNS[options.modality] | sides | centre | _ALL
 
 
-def schema(modality: str, coords: str, *, part: bool = False) -> Schema:
+def schema(options: BuildOptions, *, part: bool = False) -> Schema:
     """Arrow schema of shards, or of the parts they are made from."""
     pa = pyarrow()
     kinds = {
         **{"string": pa.string(), "float": pa.float32(), "int32": pa.int32(), "int64": pa.int64()},
         **{"STRING": pa.list_(pa.string()), "FLOAT": pa.list_(pa.float32()), "UINT8": pa.list_(pa.uint8())},
-        **{"COORDS": pa.list_(pa.float32() if coords == "float32" else pa.int16()), "digest": pa.binary(16)},
+        **{"COORDS": pa.list_(pa.float32() if options.coords == "float32" else pa.int16()), "digest": pa.binary(16)},
     }
-    chosen = columns(modality, coords)
+    chosen = columns(options)
     if part:
         chosen = {k: v for k, v in chosen.items() if k not in ("cluster", "split")} | _KEYS
-    notes = {"structok": modality, "coords": "Å, NaN = missing" if coords == "float32" else _INT16}
+    unit = "Å, NaN = missing" if options.coords == "float32" else _INT16
+    notes = {"structok": options.modality, "coords": unit}
     return pa.schema([(name, kinds[kind]) for name, (kind, _) in chosen.items()], metadata=notes)
 
 
@@ -234,9 +258,21 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0][:80]})") from None
 
 
-def coordinates(table: Table, width: int) -> list[Float[np.ndarray, "l w"]]:
-    """Coordinates of each row in Å, NaN = missing; `width` is 9 for backbones, 3 for conformers."""
-    column = table["coords"].combine_chunks()
+def modality_of(path: Path) -> str:
+    """What the rows of a file are."""
+    with _opened(path) as file:
+        return modality_in(file.schema_arrow)
+
+
+def modality_in(schema: Schema) -> str:
+    """What the rows are: as the file says of itself, else by its columns."""
+    said = (schema.metadata or {}).get(b"structok", b"").decode()
+    return said if said in WIDTHS else "molecule" if "selfies" in schema.names else "protein"
+
+
+def coordinates(table: Table, width: int, name: str = "coords") -> list[Float[np.ndarray, "l w"]]:
+    """Coordinates of each row in Å, NaN = missing; `width` numbers per slot (`WIDTHS`; 33 of `side_atoms`)."""
+    column = table[name].combine_chunks()
     flat, ends = column.flatten().to_numpy(zero_copy_only=False), np.cumsum(column.value_lengths().to_numpy())
     rows = [x.reshape(-1, width) for x in np.split(flat, ends[:-1])]
     if flat.dtype != np.int16:
@@ -247,22 +283,55 @@ def coordinates(table: Table, width: int) -> list[Float[np.ndarray, "l w"]]:
 
 
 def read_backbones(source: str | os.PathLike[str], split: str | None = None) -> Iterator[Backbone]:
-    """Chains of a data folder or of one shard, one by one, as `Backbone` named by their ids.
+    """Chains of a data folder or of one shard, one by one, named by their ids; with side chains as `AtomChain`.
 
     Raises
     ------
     InputError
         If they cannot be read, or hold no backbones.
     """
-    from structok.structure import Backbone
+    yield from _read_chains(source, split, "protein")
 
+
+def read_nucleic(source: str | os.PathLike[str], split: str | None = None) -> Iterator[NucleicChain]:
+    """As `read_backbones`, chains of DNA and RNA."""
+    yield from _read_chains(source, split, "nucleic")
+
+
+def _read_chains(source: str | os.PathLike[str], split: str | None, modality: str) -> Iterator[Any]:
     wanted = ["id", "chain", "sequence", "residue_ids", "coords"]
     for path in find_shards(source, split):
-        optional = ["centre"] if "centre" in columns_of(path) else []
-        for table in read_rows(path, wanted + optional):
+        names = columns_of(path)
+        if (found := modality_of(path)) != modality:
+            raise InputError(f"{path}: holds a data set of modality {found}, not {modality}")
+        for table in read_rows(path, wanted + [c for c in ("centre", "side_atoms") if c in names]):
             rest = zip(*(table[c].to_pylist() for c in wanted[:4]))
-            for xyz, (name, chain, sequence, ids) in zip(coordinates(table, 9), rest):
-                yield Backbone(xyz.reshape(-1, 3, 3), sequence, chain, ids, name=name)
+            for xyz, (name, chain, sequence, ids) in zip(chain_atoms(table, modality), rest):
+                yield make_chain(modality, xyz, sequence, chain, ids, name)
+
+
+def chain_atoms(table: Table, modality: str) -> list[Float[np.ndarray, "l a 3"]]:
+    """Atoms of each row's slots: N, CA, C, or 14 where there are side chains, or 23 of nucleotides."""
+    found = [x.reshape(len(x), -1, 3) for x in coordinates(table, WIDTHS[modality])]
+    if "side_atoms" not in table.column_names:
+        return found
+    sides = coordinates(table, 33, "side_atoms")
+    return [np.concatenate([x, side.reshape(-1, 11, 3)], 1) for x, side in zip(found, sides)]
+
+
+def make_chain(modality: str, atoms: Any, sequence: Any, chain: Any, residue_ids: Any, name: str) -> Any:
+    """A chain of what `chain_atoms` gives."""
+    if modality == "nucleic":
+        from structok.nucleic.chain import NucleicChain
+
+        return NucleicChain(atoms, sequence, chain, residue_ids, name=name)
+    if atoms.shape[1] == 3:
+        from structok.structure import Backbone
+
+        return Backbone(atoms, sequence, chain, residue_ids, name=name)
+    from structok.protein.allatom import AtomChain
+
+    return AtomChain(atoms, sequence, chain, residue_ids, name=name)
 
 
 def read_conformers(source: str | os.PathLike[str], split: str | None = None) -> Iterator[Mol]:

@@ -71,7 +71,7 @@ def make_plan(parts: Iterable[Path], options: BuildOptions, work: Path) -> Plan:
             groups.append(number)
             row += 1
     cluster = np.array(groups, dtype=np.uint64)
-    how = "equal sequences" if options.modality == "protein" else "equal Murcko scaffolds"
+    how = "equal Murcko scaffolds" if options.modality == "molecule" else "equal sequences"
     if listed is not None:
         how = f"the file {Path(options.clusters or '').name}"
     elif options.modality == "protein" and (mmseqs := shutil.which("mmseqs")):

@@ -12,12 +12,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from structok.data.shards import coordinates, pyarrow, read_rows
+from structok.data.shards import chain_atoms, coordinates, make_chain, modality_in, pyarrow, read_rows
 from structok.errors import InputError, StructokError
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
-from structok.structure import Backbone, Note, Structure
+from structok.structure import Note, Structure
 
 __all__ = ["Distinct", "Item", "Reporter", "Wanted", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
 
@@ -165,7 +165,7 @@ def read_units(
             if unit.error:
                 raise InputError(f"{unit.source}: {unit.error}")
             if unit.kind in ("rows", "row"):
-                yield from _read_rows(unit, log, chain)
+                yield from _read_rows(unit, log, chain, wanted)
             elif unit.modality == "protein":
                 yield from _read_chains(unit, log, chain, wanted)
             else:
@@ -234,13 +234,16 @@ def _named(mol: Any, name: str, source: str, log: Reporter) -> Item:
     return "molecule", source, mol
 
 
-def _read_rows(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
+def _read_rows(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> Iterator[Item]:
     """Rows `offset` to `offset + size` of a parquet file, row group by row group."""
     with pyarrow().parquet.ParquetFile(unit.path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        protein = "selfies" not in file.schema_arrow.names
-        wanted = ("id", "coords", "centre", "chain", "sequence", "residue_ids", "selfies")
-        columns = [c for c in wanted if c in file.schema_arrow.names]
+        modality = modality_in(file.schema_arrow)
+        known = ("id", "coords", "centre", "side_atoms", "chain", "sequence", "residue_ids", "selfies")
+        columns = [c for c in known if c in file.schema_arrow.names]
+    if wanted is Wanted.backbones and "side_atoms" in columns:
+        columns.remove("side_atoms")
+    molecule = modality == "molecule"
     last, start = unit.offset + weight(unit), 0
     for group, size in enumerate(sizes):
         first, start = start, start + size
@@ -249,23 +252,20 @@ def _read_rows(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
         [table] = read_rows(unit.path, columns, [group])  # type: ignore[arg-type]
         skipped = max(unit.offset - first, 0)
         table = table.slice(skipped, min(last, start) - first - skipped)
-        fields = [c for c in columns if c not in ("coords", "centre")]
-        rows = zip(coordinates(table, 9 if protein else 3), *(table[c].to_pylist() for c in fields))
+        fields = [c for c in columns if c not in ("coords", "centre", "side_atoms")]
+        atoms = coordinates(table, 3) if molecule else chain_atoms(table, modality)
+        rows = zip(atoms, *(table[c].to_pylist() for c in fields))
         for number, (xyz, *values) in enumerate(rows, first + skipped):
             source = unit.source if unit.kind == "row" else f"{unit.source}, row {number + 1}"
             row = dict(zip(fields, values))
             try:
-                if not protein:
-                    yield "molecule", source, _conformer(xyz, row)
+                if molecule:
+                    yield modality, source, _conformer(xyz, row)
                 elif chain in (None, row.get("chain")):
-                    yield "protein", source, _backbone(xyz, row)
+                    ids = row.get("chain") or "A", row.get("residue_ids"), str(row["id"])
+                    yield modality, source, make_chain(modality, xyz, row.get("sequence"), *ids)
             except StructokError as error:
                 log.error(InputError(f"{source}: {error}"), source)
-
-
-def _backbone(xyz: Any, row: dict[str, Any]) -> Any:
-    chain_id = row.get("chain") or "A"
-    return Backbone(xyz.reshape(-1, 3, 3), row.get("sequence"), chain_id, row.get("residue_ids"), name=str(row["id"]))
 
 
 def _conformer(xyz: Any, row: dict[str, Any]) -> Any:
