@@ -28,14 +28,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-import structok
 from eval import RESULTS
-from eval.measure.model import RELEASED, Scope, measure_model, sweep_model
+from eval.measure.model import KINDS, RELEASED, Scope, measure_model, sweep_model
 from eval.measure.overlay import overlay_of
 from eval.measure.peers import PEERS, measure_peer
 from eval.report.page import write_report
 from structok.errors import StructokError
 from structok.files import write_whole
+from structok.zoo import describe_models
 from train.data import shared_folder
 
 console = Console(stderr=True)
@@ -72,9 +72,10 @@ def _numbers(text: str, kind: type) -> tuple[Any, ...]:
 
 
 def default_models() -> list[str]:
-    """Every shipped model, and the released MolStrucTok where its weights lie beside the clone."""
+    """Every shipped model of backbones or molecules, and the released MolStrucTok where it lies beside the clone."""
     released = (shared_folder() / "reference" / "molstructok" / "weights.safetensors").exists()
-    return [*structok.list_models(), *([RELEASED] if released else [])]
+    shipped = (m for m in describe_models() if m["modality"] in KINDS and m["model_type"] != "sidechain")
+    return [*(m["name"] for m in shipped), *([RELEASED] if released else [])]
 
 
 def main(
@@ -112,7 +113,7 @@ def main(
         data,
         chains=pick(chains, 24, 0),
         molecules=pick(molecules, 40, 500),
-        steady=pick(steady, 16, 64),
+        steady=pick(steady, 8, 64),
         full=full,
         seed=seed,
         beams=beams,

@@ -13,8 +13,8 @@ _HOMES = {
     "Complex": "structok.complex",
     "read_structure": "structok.read",
     "StructokError": "structok.errors",
-    "decode_complex": "structok.complex",
-    "encode_complex": "structok.complex",
+    "decode_complex": "structok.frame",
+    "encode_complex": "structok.frame",
     "read_complex": "structok.complex",
     "Tokens": "structok.tokens",
     "list_models": "structok.zoo",
@@ -44,8 +44,9 @@ __all__ = [
 if TYPE_CHECKING:
     from structok import geometry, lm, metrics, read
     from structok.codebook.nearest import nearest_code
-    from structok.complex import Complex, decode_complex, encode_complex, read_complex
+    from structok.complex import Complex, read_complex
     from structok.errors import StructokError
+    from structok.frame import decode_complex, encode_complex
     from structok.read import read_structure
     from structok.structure import Backbone
     from structok.tokens import Tokens

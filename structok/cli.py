@@ -6,9 +6,8 @@ import json
 import logging
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -50,16 +49,9 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="a JSON list on 
         print(f"{row['name']:<20} {row['modality']:<9} {row['codebook_size']:>6} codes  {row['title']}{use}")
 
 
-class Source(StrEnum):
-    """Published models that can be converted."""
-
-    gcp_vqvae = "gcp-vqvae"
-    molstructok = "molstructok"
-
-
 @app.command()
 def convert(
-    kind: Annotated[Source, typer.Argument(help="which published model")],
+    kind: Annotated[Literal["gcp-vqvae", "molstructok"], typer.Argument(help="which published model")],
     source: Annotated[Path, typer.Argument(help="its checkpoint folder or weights file")],
     out: Annotated[Path, typer.Option("-o", "--out", help="checkpoint folder to write")],
     force: Force = False,
@@ -68,7 +60,7 @@ def convert(
     import importlib
 
     refuse_overwrite(out / "model.safetensors", force)
-    room = {"gcp-vqvae": "protein", "molstructok": "molecule"}[kind.value]
+    room = {"gcp-vqvae": "protein", "molstructok": "molecule"}[kind]
     importlib.import_module(f"structok.{room}.convert").convert(source, out, force=force)
     print(f"wrote {out}; use it with -m {out}", file=sys.stderr)
 

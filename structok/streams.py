@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 from structok.errors import TokensError
@@ -269,19 +270,27 @@ def _read_main(found: list[_Found], stream: Stream, spacing: int) -> dict[str, A
     return fields
 
 
+_SPACINGS = (6, 8, 4, 16)  # of shipped models first; a text with all anchors in front does not say which is its
+
+
 def place_anchors(anchors: list[tuple[int, int]], slot_of: list[int], length: int, spacing: int) -> dict[str, Any]:
     """Anchors of a text at their slots: all before the first slot, or each before its own."""
     points = [point for _, point in anchors]
     if not points:  # a radius, and no slot with an anchor
         return {"anchors": [-1] * -(-length // spacing), "spacing": spacing}
     if len(anchors) > 1 and not any(before for before, _ in anchors):
-        if len(anchors) != -(-length // spacing):
+        fitting = (s for s in (spacing, *_SPACINGS) if len(anchors) == -(-length // s))
+        if not (found := next(fitting, 0)):
             raise TokensError(f"{len(anchors)} anchors for {length} codes are not one every {spacing}; give spacing=")
-        return {"anchors": points, "spacing": spacing}
+        return {"anchors": points, "spacing": found}
     slots = [slot_of[before] if before < len(slot_of) else -1 for before, _ in anchors]
     if min(slots) < 0 or len(set(slots)) < len(slots):
         raise TokensError("an anchor stands before the token of a slot, and no slot has two")
-    spacing = math.gcd(spacing, *slots)
+    if any(slot % spacing for slot in slots):
+        spacing = math.gcd(*slots)
+        usual, often = Counter(b - a for a, b in pairwise(slots)).most_common(1)[0] if len(slots) > 1 else (1, 1)
+        if spacing == 1 < min(usual, often):
+            raise TokensError(f"codes lost or gained between anchors {usual} apart; Vocabulary.parse re-aligns them")
     placed = [-1] * -(-length // spacing)
     for slot, point in zip(slots, points):
         placed[slot // spacing] = point

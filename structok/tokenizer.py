@@ -111,7 +111,7 @@ class Tokenizer(ABC, Generic[Item, Structure]):
     ) -> list[Tokens]:
         """As `encode`, for many structures, `batch_size` of similar size at a time; equal to one by one."""
         how = self.settings(Search(**options) if search is None else search)
-        items = [self.prepare(x) for x in xs]
+        items = self.prepare_many(xs)
         codes_of = self.assign(items, how, self.sizes[0] if batch_size is None else batch_size)
         return [self.tokens(item, codes) for item, codes in zip(items, codes_of)]
 
@@ -194,6 +194,10 @@ class Tokenizer(ABC, Generic[Item, Structure]):
     @abstractmethod
     def prepare(self, x: Any) -> Item:
         """A structure in the form that `assign` takes, checked."""
+
+    def prepare_many(self, xs: Sequence[Any]) -> list[Item]:
+        """As `prepare`, for many."""
+        return [self.prepare(x) for x in xs]
 
     @abstractmethod
     def assign(self, items: Sequence[Item], search: Search, batch_size: int) -> list[Int[np.ndarray, " l"]]:

@@ -150,10 +150,10 @@ class Tokens:
         return write_text(self.modality, self._fields(), anchors, wrap)
 
     @classmethod
-    def from_text(cls, text: str, *, model: str = "", id: str = "", spacing: int = 8) -> Tokens:
+    def from_text(cls, text: str, *, model: str = "", id: str = "", spacing: int = 6) -> Tokens:
         """Read what `to_text` wrote, with or without the wrapping tokens.
 
-        `spacing` is that of the anchors: needed where they come first, otherwise they may also be nearer together.
+        `spacing` is that of the anchors: needed where they come first and another than 4, 6, 8 and 16.
 
         Raises `TokensError` when any part of the text is not a structure token, or when the
         wrapper does not close (a text cut in the middle).

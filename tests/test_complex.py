@@ -9,8 +9,9 @@ from e3nn.o3 import rand_matrix
 from rdkit import Chem
 
 import structok
-from structok.complex import Complex, decode_complex, encode_complex, far_atoms, read_complex
+from structok.complex import Complex, read_complex
 from structok.errors import InputError, TokensError
+from structok.frame import decode_complex, encode_complex, far_atoms
 from structok.geometry import apply, kabsch
 from structok.read import structure
 from structok.read.ligands import ligand_molecule
@@ -127,6 +128,9 @@ def test_bad_complexes(together):
     renamed = structok.Tokens.from_dict(tokens[1].to_dict() | {"frame": "other"})
     with pytest.raises(TokensError, match="share a frame"):
         decode_complex([tokens[0], renamed])
+    smaller = structok.Tokens.from_dict(tokens[1].to_dict() | {"radius": tokens[1].radius - 1})
+    with pytest.raises(TokensError, match="of different files"):
+        decode_complex([tokens[0], smaller])
     bare = {k: v for k, v in tokens[1].to_dict().items() if k not in ("anchors", "spacing", "radius")}
     with pytest.raises(TokensError, match="has no anchors"):
         decode_complex([tokens[0], structok.Tokens.from_dict(bare)])

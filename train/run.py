@@ -6,6 +6,7 @@ Logs, and a resumable checkpoint `last.ckpt` every few minutes, go to `runs/<nam
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import sys
@@ -184,6 +185,17 @@ def _loggers(run: Run) -> list[Logger]:
     return made
 
 
+def _curve(folder: Path) -> list[dict[str, float]]:
+    """Every validation of a run, from its CSV logs, those of resumed parts too; empty without such logs."""
+    rows: dict[int, dict[str, float]] = {}
+    for path in sorted(folder.glob("version_*/metrics.csv"), key=lambda p: p.stat().st_mtime):
+        for row in csv.DictReader(path.read_text().splitlines()):
+            if any(row[key] for key in row if key.endswith("/valid")):
+                values = {k: round(float(v), 5) for k, v in row.items() if v and not k.startswith(("loss/", "lr"))}
+                rows[int(values["step"])] = values | {"step": int(values["step"])}
+    return [rows[step] for step in sorted(rows)]
+
+
 def _trainer(run: Run, stream: Stream, validate: bool) -> L.Trainer:
     saves = _Checkpoint(
         run.folder, save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=run.save_minutes)
@@ -244,6 +256,7 @@ def train(
             "steps": trainer.global_step,
             "seconds_of_last_start": round(time.time() - began),
             "validation": {k: round(float(v), 5) for k, v in trainer.callback_metrics.items() if "/" in k},
+            "curve": _curve(run.folder),
             "run": asdict(run),
         }
         (run.tokenizer / "training.json").write_text(json.dumps(how | record, indent=1) + "\n")

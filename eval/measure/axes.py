@@ -142,13 +142,14 @@ def stability(
 def robustness(
     kind: Kind, tokenizer: Any, structures: Sequence[Any], tokens: Sequence[Tokens], random: Random
 ) -> Report:
-    """Errors after each code was replaced, with a given chance, by any other code."""
+    """Errors after each code and each anchor was replaced, with a given chance, by any other."""
     result = {}
+    sizes = {s.name: s.size for s in tokenizer.streams}
     for rate in RATES:
         rows: list[dict[str, float]] = []
         hit = 0
         for _ in range(kind.draws):
-            broken = [corrupt(t, rate, tokenizer.codebook_size, random) for t in tokens]
+            broken = [corrupt(t, rate, sizes, random) for t in tokens]
             hit += sum(int((a.codes != b.codes).sum()) for a, b in zip(tokens, broken))
             rows += [kind.errors(a, b, t) for a, b, t in zip(structures, tokenizer.decode_batch(broken), tokens)]
         found = {k: spread([r[k] for r in rows], random) for k in rows[0]}
@@ -156,8 +157,12 @@ def robustness(
     return result
 
 
-def corrupt(tokens: Tokens, rate: float, size: int, random: Random) -> Tokens:
-    """Each code is replaced with probability `rate` by one of the other `size` - 1 codes."""
-    hit = (random.random(len(tokens)) < rate) & (tokens.codes >= 0)
-    other = (tokens.codes + random.integers(1, size, len(tokens))) % size
-    return dataclasses.replace(tokens, codes=np.where(hit, other, tokens.codes))
+def corrupt(tokens: Tokens, rate: float, sizes: dict[str, int], random: Random) -> Tokens:
+    """Each code, and each anchor if there are any, is replaced with probability `rate` by one of the others."""
+    changed = {}
+    for name in ("codes", "anchors"):
+        if (values := getattr(tokens, name)) is not None:
+            hit = (random.random(len(values)) < rate) & (values >= 0)
+            other = (values + random.integers(1, sizes[name], len(values))) % sizes[name]
+            changed[name] = np.where(hit, other, values)
+    return dataclasses.replace(tokens, **changed)

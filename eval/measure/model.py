@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Float
 
 import structok
+from eval.clock import peak_memory
 from eval.measure import axes
 from eval.measure.assignments import (
     OPEN,
@@ -34,7 +34,7 @@ from structok.metrics import codebook_spread, codebook_use
 from structok.molecule.convert import convert
 from train.data import shared_folder
 
-__all__ = ["RELEASED", "Scope", "codebook_of", "load_tokenizer", "machine", "measure_model", "sweep_model"]
+__all__ = ["KINDS", "RELEASED", "Scope", "codebook_of", "load_tokenizer", "machine", "measure_model", "sweep_model"]
 
 RELEASED = "released weights"  # the published MolStrucTok, converted
 KINDS: dict[str, axes.Kind] = {"protein": Proteins(), "molecule": Molecules()}
@@ -83,8 +83,10 @@ class Scope:
         Raises
         ------
         StructokError
-            If there are none in the folder.
+            If there are none in the folder, or the modality is measured elsewhere.
         """
+        if modality not in KINDS:
+            raise StructokError(f"{modality} tokenizers are measured by eval.measure.allatom")
         if modality == "protein":
             found = protein_sets(self.data, self.chains, self.seed)
         else:
@@ -127,7 +129,7 @@ def codebook_of(tokenizer: Any) -> Float[torch.Tensor, "k d"] | None:
 def measure_model(model: str, scope: Scope) -> dict[str, Any]:
     """All measures of one model under each assignment; peak memory is that of the calling process."""
     tokenizer = load_tokenizer(model, scope.device)
-    loaded = _peak()
+    loaded = peak_memory()
     vectors = codebook_of(tokenizer)
     sets = scope.sets(tokenizer.modality)
     assignments = assignments_of(tokenizer, list(scope.beams), list(scope.weights), list(scope.rates))
@@ -140,7 +142,7 @@ def measure_model(model: str, scope: Scope) -> dict[str, Any]:
         "machine": machine(scope.device),
         "codebook": None if vectors is None else rounded(codebook_spread(vectors.cpu())),
         "assignments": {label_of(how): _measure(tokenizer, sets, options_of(how), scope) for how in assignments},
-        "memory": {"loaded MB": loaded, "peak MB": _peak()},
+        "memory": {"loaded MB": loaded, "peak MB": peak_memory()},
     }
 
 
@@ -165,10 +167,6 @@ def _measure(tokenizer: Any, sets: list[StructureSet], options: dict[str, Any], 
     tokens = tokenizer.encode_batch(steady, **options)
     out["robustness"] = axes.robustness(kind, tokenizer, steady, tokens, random)
     return out
-
-
-def _peak() -> int:
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def _speed(found: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from eval.report.cards import fill_proteins
 from eval.report.gpu import fill_gpu
 from eval.report.lm import fill_learnability
 from eval.report.molecules import fill_molecules
+from eval.report.network import fill_network
 from eval.report.page import write_report
 from eval.report.structtokenbench import fill_structtokenbench
 from eval.report.training import fill_training
@@ -39,6 +40,7 @@ def main(
         fill_gpu()
         fill_anchors()
         fill_training()
+        fill_network()
     print(write_report(folder, small=small))
 
 

@@ -1,17 +1,35 @@
-"""What a small language model pays per code (`eval.lm.learnability`): the report's section and README's table."""
+"""What small language models pay for tokens, forgive, and write (`eval.lm`): the report's section, README's tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import matplotlib
+
+from eval import RESULTS
 from eval.report import plots
 from eval.report.proteins import LEAD
 from eval.report.results import ROOT, load, shipped
-from eval.report.table import Columns, Row, Table, average, fill, grid, numbers, shares
+from eval.report.table import NONE, Cell, Columns, Row, Table, average, dig, fill, grid, numbers, shares
 
-__all__ = ["fill_learnability", "learnability", "table"]
+__all__ = ["fill_learnability", "generation_table", "learnability", "molecule_table", "table", "tolerance_table"]
 
 Results = dict[str, Any]
+FORMS = ("none", "inline", "first")
+
+
+def within(digits: int, *keys: str, percent: bool = False) -> Any:
+    """A column of means with half the width of their 95 % intervals."""
+
+    def show(row: Row) -> Cell:
+        found = dig(row, *keys)
+        if not found:
+            return NONE
+        scale, unit = (100, " %") if percent else (1, "")
+        half = scale * (found["high"] - found["low"]) / 2
+        return Cell(f"{scale * found['mean']:.{digits}f} ± {half:.{digits}f}{unit}", f"{found['mean']}")
+
+    return show
 
 
 def learnability(rows: Results) -> str:
@@ -21,57 +39,56 @@ def learnability(rows: Results) -> str:
     columns: Columns = {
         "tokenizer": lambda r: r["model"],
         "assignment": LEAD["assignment"],
+        "anchors": lambda r: r.get("anchors", "none"),
         "per": lambda r: r["unit"],
         "RMSD": average(3, "rmsd"),
         "unigram bits": numbers(2, "unigram_bits"),
         "code bits": average(2, "prediction", "codes", "bits", interval=True),
         "given symbols": average(2, "prediction", "codes given symbols", "bits", interval=True),
-        "symbol bits": average(2, "prediction", "symbols", "bits", interval=True),
-        "given codes": average(2, "prediction", "symbols given codes", "bits", interval=True),
+        "anchor bits": average(2, "prediction", "anchors", "bits", interval=True),
+        "bits per unit": average(2, "prediction", "structure", "per_unit", interval=True),
+        "per unit, given symbols": average(2, "prediction", "structure given symbols", "per_unit", interval=True),
         "codes right": shares(1, "prediction", "codes", "accuracy"),
-        "samples whole": shares(0, "samples", "well_formed"),
-        "compactness": numbers(2, "samples", "compactness"),
-        "of real ones": numbers(2, "real_geometry", "compactness"),
     }
     settings = next(iter(rows.values()))["training"]
+    bare = {
+        name: row for name, row in rows.items() if row.get("anchors", "none") == "none" and "codes" in row["prediction"]
+    }
     return (
         '<h2 id="learnability">Learnability: what a small language model pays</h2>'
-        f"<p>The same small transformer ({settings['parameters'] / 1e6:.1f} M parameters for {settings['codes']:,} "
-        "codes of training) is trained on the codes of each tokenizer, alone and beside the symbols (residue types "
-        "or SELFIES), and scored in bits per code on validation clusters. RMSD is that of the same validation crops. "
-        "Samples are drawn from the model and decoded.</p>"
-        + grid([(plots.learnability(rows), "Error against bits per code that the model needs: low and left is good.")])
+        f"<p>The same small transformer ({settings['parameters'] / 1e6:.1f} M parameters, {settings['tokens']:,} "
+        "tokens of training) is trained on the codes of each tokenizer, alone and behind the symbols (residue types or "
+        "SELFIES), and scored in bits per code on validation clusters. RMSD is that of the same validation crops.</p>"
+        + grid([(plots.learnability(bare), "Error against bits per code that the model needs: low and left is good.")])
         + Table(columns, rows.values()).html()
     )
-
-
-def _given(row: Row) -> str:
-    bits = row["prediction"]["codes given symbols"]["bits"]
-    return f"{bits['mean']:.2f} ± {(bits['high'] - bits['low']) / 2:.2f}"
-
-
-def _symbols(row: Row) -> str:
-    alone, known = (row["prediction"][k]["bits"]["mean"] for k in ("symbols", "symbols given codes"))
-    return f"{known:.2f} of {alone:.2f}"
-
-
-def _clashing(row: Row) -> str:
-    samples = row["samples"]
-    share = samples.get("residues_clashing", samples.get("molecules_clashing"))
-    return "" if share is None else f"{share:.1%}"
 
 
 README: Columns = {
     "tokenizer": lambda r: f"`{r['model']}`",
     "assignment": LEAD["assignment"],
+    "anchors": lambda r: r["anchors"] if r["unit"] == "residue" else NONE,
+    "training": lambda r: f"{r['training']['settings']['tokens']:,} x {r['seeds']}",
     "RMSD, Å": average(3, "rmsd"),
     "unigram": numbers(2, "unigram_bits"),
-    "alone": average(2, "prediction", "codes", "bits"),
-    "given the string": _given,
+    "a code": within(2, "prediction", "codes", "bits"),
+    "an anchor": within(2, "prediction", "anchors", "bits"),
+    "a token": within(2, "prediction", "structure", "bits"),
+    "a residue or atom": within(2, "prediction", "structure", "per_unit"),
+    "more for anchors": within(2, "more than without anchors", "structure"),
+    "a residue or atom, given the string": within(2, "prediction", "structure given symbols", "per_unit"),
     "code right": shares(1, "prediction", "codes given symbols", "accuracy"),
-    "string, given the codes": _symbols,
-    "samples clashing": _clashing,
 }
+
+
+def ordered(rows: list[Row]) -> list[Row]:
+    """Large codebooks first, little training first, anchors none, inline, first."""
+
+    def place(row: Row) -> tuple[Any, ...]:
+        budget = row.get("training_tokens") or row["training"]["settings"]["tokens"]
+        return -row["codebook_size"], row["model"], row["assignment"], budget, FORMS.index(row["anchors"])
+
+    return sorted(rows, key=place)
 
 
 def budget(rows: list[Row]) -> str:
@@ -83,7 +100,7 @@ def budget(rows: list[Row]) -> str:
 
     measured = {", ".join(f"{v:,} {k}" for k, v in row["validation"].items()) for row in rows}
     return (
-        f"{span('parameters')} parameters, {span('steps')} steps on {span('tokens')} tokens, each seen once; "
+        f"{span('parameters')} parameters, {span('steps')} steps on {span('tokens')} tokens; "
         f"measured on {' and '.join(sorted(measured))}"
     )
 
@@ -91,15 +108,130 @@ def budget(rows: list[Row]) -> str:
 def table(results: Results) -> str:
     """Markdown: shipped tokenizers, proteins before molecules, and their budgets."""
     rows = [row for row in results.values() if shipped(row["model"])]
-    order = sorted(rows, key=lambda r: (r["unit"] != "residue", -r["codebook_size"], r["model"]))
     kinds = {
-        "Proteins": [r for r in order if r["unit"] == "residue"],
-        "Molecules": [r for r in order if r["unit"] == "atom"],
+        "Proteins": ordered([r for r in rows if r["unit"] == "residue"]),
+        "Molecules": ordered([r for r in rows if r["unit"] == "atom"]),
     }
-    return "\n".join([Table(README, order).markdown(), "", *(f"{k}: {budget(r)}." for k, r in kinds.items() if r)])
+    lines = [row for part in kinds.values() for row in part]
+    return "\n".join([Table(README, lines).markdown(), "", *(f"{k}: {budget(r)}." for k, r in kinds.items() if r)])
+
+
+def tolerance_table(results: Results) -> str:
+    """Markdown: a line per tokenizer, form and what the model's samples replace."""
+
+    def cell(rate: str) -> Any:
+        def show(row: Row) -> str:
+            found = row[row["case"]][rate]
+            half = (found["rmsd"]["high"] - found["rmsd"]["low"]) / 2
+            tm, lddt = (found[name]["mean"] for name in ("tm_score", "lddt"))
+            return f"{found['rmsd']['mean']:.2f} ± {half:.2f} / {tm:.2f} / {lddt:.2f}"
+
+        return show
+
+    rates = list(next(iter(results.values()))["codes"])
+    columns: Columns = {
+        "tokenizer": lambda r: f"`{r['model']}`",
+        "training": lambda r: f"{r['training_tokens']:,} x {r['seeds']}",
+        "anchors": lambda r: r["anchors"],
+        "crops": lambda r: r["chains"],
+        "the model's own": lambda r: r["case"],
+        **{f"{float(rate):.0%} of them".replace("%", " %"): cell(rate) for rate in rates},
+    }
+    found = ordered([row for row in results.values() if shipped(row["model"])])
+    rows = [row | {"case": case} for row in found for case in ("codes", "codes and anchors") if case in row]
+    return "\n".join(
+        [
+            Table(columns, rows).markdown(),
+            "",
+            "RMSD over N, CA, C in Å ± half the 95 % interval / TM / lDDT; validation crops of 50 to 200 residues; "
+            "training: tokens x seeds.",
+        ]
+    )
+
+
+def generation_table(results: Results) -> str:
+    """Markdown: sampled chains beside real ones."""
+    columns: Columns = {
+        "chains": lambda r: r["name"],
+        "residues clashing": within(1, "residues_clashing", percent=True),
+        "chain breaks": within(1, "breaks", percent=True),
+        "phi, psi": numbers(2, "distance to real", "phi, psi"),
+        "C-N": numbers(2, "distance to real", "bond C-N"),
+        "radius": within(2, "compactness"),
+        "helix": within(0, "helix", percent=True),
+        "strand": within(0, "strand", percent=True),
+        "contact order": within(2, "contact_order"),
+        "nearest in training": average(2, "nearest training chain, TM"),
+        "to each other": average(2, "among themselves, TM"),
+        "TM to the true chain": within(2, "TM to the true chain"),
+    }
+    real = results["real"]
+    rows: list[Row] = [{"name": "real chains", **real["real"]}]
+    made = [r for name, r in results.items() if name != "real" and r["unit"] == "chain" and shipped(r["model"])]
+    for kind in ("unconditional", "given the sequence"):
+        for r in ordered(made):
+            name = f"`{r['model']}`, anchors {r['anchors']}, {r['training_tokens'] // 1000}k, {kind}"
+            rows.append({"name": name, **r[kind]})
+    return "\n".join(
+        [
+            Table(columns, rows).markdown(),
+            "",
+            f"{real['chains']} samples of the lengths of real validation crops, by models after so many thousand "
+            "tokens of training. Clashes: CA within 3 Å; breaks: C-N bonds outside 1.33 ± 0.15 Å; phi, psi and C-N: "
+            "total variation from real chains, 0 to 1 (of real ones: between halves, so this much is noise); radius of "
+            "gyration over that of a globule; secondary structure by P-SEA; the last columns are TM-scores, the best "
+            f"to {real['training_chains']} training crops for {real['aligned']} samples.",
+        ]
+    )
+
+
+def molecule_table(results: Results) -> str:
+    """Markdown: sampled molecules beside real ones; nothing where there are none."""
+    columns: Columns = {
+        "molecules": lambda r: r["name"],
+        "valid": shares(1, "valid"),
+        "unique": shares(1, "unique"),
+        "new": shares(1, "new"),
+        "with a clash": within(1, "clashing", percent=True),
+        "strain, kcal/mol per heavy atom": lambda r: (
+            f"{r['strain']['mean']:.2f} (median {r['strain']['median']:.2f})" if "strain" in r else NONE
+        ),
+        "bonds": numbers(2, "distance to real", "bonds"),
+        "angles": numbers(2, "distance to real", "angles"),
+    }
+    rows: list[Row] = []
+    for found in results.values():
+        if found.get("unit") == "molecule" and shipped(found["model"]):
+            share = {k: found[k] for k in ("valid", "unique", "new")}
+            rows += [
+                {
+                    "name": f"`{found['model']}`, {found['sampled']} samples",
+                    **share,
+                    **found.get("sampled molecules", {}),
+                },
+                {"name": "QM9, validation", **found["real"]},
+            ]
+    return Table(columns, rows).markdown() if rows else ""
+
+
+def tolerance_figure(results: Results) -> None:
+    """`eval/results/tolerance.svg`."""
+    figure = plots.tolerance(ordered([row for row in results.values() if shipped(row["model"])]))
+    figure.tight_layout()
+    matplotlib.rcParams.update({"svg.hashsalt": "tolerance", "svg.fonttype": "path"})
+    figure.savefig(RESULTS / "tolerance.svg", facecolor="white", metadata={"Date": None})
 
 
 def fill_learnability() -> None:
-    """README's table."""
+    """README's tables, and the figure of tolerance."""
+    blocks = {}
     if results := load("learnability"):
-        fill(ROOT / "README.md", {"learnability": table(results)})
+        blocks["learnability"] = table(results)
+    if results := load("tolerance"):
+        blocks["tolerance"] = tolerance_table(results)
+        tolerance_figure(results)
+    if results := load("generation"):
+        blocks["generation"] = generation_table(results)
+        if molecules := molecule_table(results):
+            blocks["generated-molecules"] = molecules
+    fill(ROOT / "README.md", blocks)

@@ -108,9 +108,18 @@ def card(name: str, model: Results, speed: Results) -> str:
             f"{use['entropy_bits']:.2f} bits, perplexity {use['perplexity']:.0f}.\n",
             f"Codes unchanged by a change of the molecule ({stable['molecules']} of the CCD test set):\n",
             Table(steady, modes).markdown(),
-            *([timing.format("; ".join(rates))] if rates else []),
+            *([timing.format("; ".join(rates)), _time(name, speed)] if rates else []),
         ]
     )
+
+
+def _time(name: str, speed: Results) -> str:
+    """Where the time goes, from a file's text to codes and back (`eval.speed.molecules`)."""
+    found = {data.removesuffix(".npz"): r for data, r in speed.items() if isinstance(r, dict)}
+    steps = {data: r[f"{name}, closed loop, beam 8"]["microseconds"] for data, r in found.items()}
+    columns: Columns = {"step": lambda r: r["step"], **{f"{data}, µs": numbers(0, data) for data in steps}}
+    rows = [{"step": s, **{data: times[s] for data, times in steps.items()}} for s in next(iter(steps.values()))]
+    return f"\nWhere the time of a molecule goes, beam 8, one core:\n\n{Table(columns, rows).markdown()}"
 
 
 def _by_mode(row: Row) -> int:

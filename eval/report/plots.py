@@ -20,7 +20,7 @@ from eval.report.results import rows_of
 from eval.report.table import dig
 
 __all__ = ["by_size", "codebook_use", "corruption", "jitter", "learnability", "pareto", "rate_bars", "rate_distortion",
-           "svg", "trade_off"]  # fmt: skip
+           "svg", "tolerance", "trade_off"]  # fmt: skip
 
 INK = "#0f0e0d"  # stands for the page's text colour
 COLOURS = ("#e8702a", "#3b82f6", "#10a37f", "#a855f7", "#e0445c", "#b58900", "#0891b2", "#d946a6", "#65a30d")
@@ -216,6 +216,36 @@ def learnability(rows: Results) -> str:
     _plain(axis, "y")
     axis.legend(fontsize=8.5)
     return svg(figure, "error against learnability")
+
+
+def tolerance(rows: Sequence[Results]) -> Figure:
+    """RMSD against the share of tokens that are a language model's own, a panel per tokenizer, a colour per form."""
+
+    def name_of(row: Results) -> str:
+        return f"{row['model']}, {row['training_tokens']:,} tokens"
+
+    names = list(dict.fromkeys(map(name_of, rows)))
+    _figure()
+    figure, axes = plt.subplots(1, len(names), figsize=(4.4 * len(names), 3.6), sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], names):
+        for row, colour in zip([r for r in rows if name_of(r) == name], COLOURS):
+            for case, style in (("codes", "o--"), ("codes and anchors", "o-")):
+                if found := row.get(case):
+                    shares = [100 * float(rate) for rate in found]
+                    means = [f["rmsd"]["mean"] for f in found.values()]
+                    ends = [
+                        [abs(f["rmsd"][end] - f["rmsd"]["mean"]) for f in found.values()] for end in ("low", "high")
+                    ]
+                    label = f"anchors {row['anchors']}" + (f", {case}" if row["anchors"] != "none" else "")
+                    line = style if row["anchors"] != "none" else "o-"
+                    axis.errorbar(shares, means, ends, fmt=line, color=colour, label=label, markersize=4, capsize=2)
+        axis.set(title=name, xlabel="tokens that are the model's own, %", xscale="log", yscale="log")
+        axis.grid(alpha=0.25, color=GREY, linewidth=0.6)
+        _plain(axis, "x")
+        _plain(axis, "y")
+    axes[0][0].set(ylabel="mean RMSD, Å")
+    axes[0][0].legend(fontsize=8)
+    return figure
 
 
 def pareto(rows: Sequence[Results], change: str = "jitter", size: str = "0.1") -> list[bool]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from eval import RESULTS
 
-__all__ = ["ROOT", "load", "of_modality", "ranked", "rows_of", "sets_of", "shipped"]
+__all__ = ["ROOT", "load", "load_config", "of_modality", "ranked", "rows_of", "sets_of", "shipped"]
 
 ROOT = RESULTS.parents[1]
 Results = dict[str, Any]
@@ -19,6 +19,11 @@ def load(name: str, folder: Path = RESULTS) -> Results:
     """One results file, empty when it was never made."""
     path = folder / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def load_config(name: str) -> Results:
+    """Settings of a checkpoint in the clone."""
+    return json.loads((ROOT / "checkpoints" / name / "config.json").read_text())
 
 
 def of_modality(models: Mapping[str, Results], modality: str) -> Results:

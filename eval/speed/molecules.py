@@ -27,7 +27,7 @@ from eval.measure.model import RELEASED, load_tokenizer
 from structok.batching import by_length
 from structok.codebook.search import beam_search
 from structok.molecule.batch import atom_mask, pad
-from structok.molecule.conformer import Conformer, in_token_order, molecule_of, prepare
+from structok.molecule.conformer import Conformer, in_token_order, molecule_of, prepare_many
 from structok.molecule.placement import Placement
 from structok.molecule.search import Growth, closed_loop
 from structok.molecule.spherical import orient
@@ -88,7 +88,7 @@ def search_rates(tokenizer: MolStrucTok, conformers: list[Conformer], beam: int)
 def breakdown(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[str, float]:
     """Microseconds of each step per molecule, from the text of a file to codes, and from tokens to a Mol."""
     records = [Chem.MolToMolBlock(m) for m in mols]
-    conformers = [prepare(m) for m in mols]
+    conformers = prepare_many(mols)
     smiles = [in_token_order(m)[0] for m in mols]
     parts = batches(conformers)
     placed = [tokenizer.placement([c.mol for c in part], decoding=False) for part in parts]
@@ -106,7 +106,7 @@ def breakdown(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[s
         "prepare: sanitising": lambda: [Chem.SanitizeMol(Chem.Mol(m)) for m in mols],
         "prepare: canonical SMILES": lambda: [in_token_order(m) for m in mols],
         "prepare: SELFIES": lambda: [selfies.encoder(x) for x in smiles],
-        "prepare: all": lambda: [prepare(m) for m in mols],
+        "prepare: all": lambda: prepare_many(mols),
         "references and network": lambda: [tokenizer.placement([c.mol for c in p], decoding=False) for p in parts],
         "search": lambda: [closed_loop(p, t, m, beam=beam) for p, t, m in zip(placed, targets, masks)],
         "decode: SELFIES": lambda: [selfies.decoder(t.selfies) for t in tokens],
@@ -128,7 +128,7 @@ def main(
     official = load_tokenizer(RELEASED)
     for name in ("qm9.npz", "ccd_ideal.npz"):
         mols = [m for _, m in npz_molecules(shared_folder() / "data" / "molecule" / name, 2, molecules)]
-        conformers = [prepare(m) for m in mols]
+        conformers = prepare_many(mols)
         opened = {**rates(official, mols, closed_loop=False), **geometry_rates(official, conformers)}
         found: dict[str, Any] = {
             "molecules": len(mols),

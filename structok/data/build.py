@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from structok.data.card import card_text, made_by, summary
-from structok.data.options import BuildOptions
+from structok.data.options import KINDS, BuildOptions
 from structok.data.records import harvest
-from structok.data.shards import SPLITS, UNITS, ShardWriter, pyarrow, read_rows, schema, write_table
+from structok.data.shards import SPLITS, ShardWriter, pyarrow, read_rows, schema, write_table
 from structok.data.split import Plan, make_plan
 from structok.errors import InputError
 from structok.files import write_whole
@@ -263,12 +263,11 @@ def _write_shards(
                 chosen = done.select(layout.names).cast(layout).filter(pa.array(of_split[i][rows]))
                 sizes[i] += int(np.sum(chosen["length"].to_numpy()))
                 writers[i].add(chosen)
-    unit = UNITS[options.modality]
     return {
         split: {
             "rows": totals[i],
             "clusters": len(np.unique(plan.cluster[of_split[i]])),
-            unit: sizes[i],
+            KINDS[options.modality].unit: sizes[i],
             "shards": -(-totals[i] // options.shard_size),
         }
         for i, split in enumerate(SPLITS)

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from structok.data.options import BuildOptions
-from structok.data.shards import UNITS, columns
+from structok.data.options import KINDS, BuildOptions
+from structok.data.shards import columns
 
 __all__ = ["card_text", "made_by", "summary"]
 
@@ -46,11 +46,9 @@ def summary(
 
 def card_text(card: Json) -> str:
     """The card as Markdown."""
-    modality = card["options"]["modality"]
-    title = {"protein": "Protein chains", "nucleic": "DNA and RNA", "molecule": "Molecule conformers"}[modality]
-    if modality == "protein" and card["options"]["atoms"] == "backbone":
-        title = "Protein backbones"
-    what, unit = "molecules" if modality == "molecule" else "chains", UNITS[modality]
+    kind = KINDS[card["options"]["modality"]]
+    what, unit = kind.noun, kind.unit
+    title = "Proteins with side chains" if card["options"]["atoms"] == "all" and unit == "residues" else kind.title
     counts, dropped = card["counts"], card["dropped"]
     splits = "\n".join(
         f"| {s} | {v['rows']:,} | {v['clusters']:,} | {v[unit]:,} | {v['shards']} |" for s, v in card["splits"].items()

@@ -7,7 +7,25 @@ from typing import Literal
 
 from structok.errors import InputError
 
-__all__ = ["BuildOptions"]
+__all__ = ["KINDS", "BuildOptions", "Kind"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs between data sets of a modality: their words, how rows are grouped, and default lengths."""
+
+    title: str
+    noun: str
+    unit: str
+    grouped: str
+    lengths: tuple[int, int]
+
+
+KINDS = {
+    "protein": Kind("Protein backbones", "chains", "residues", "equal sequences", (25, 2048)),
+    "nucleic": Kind("DNA and RNA", "chains", "nucleotides", "equal sequences", (2, 2048)),
+    "molecule": Kind("Molecule conformers", "molecules", "atoms", "equal Murcko scaffolds", (1, 1000)),
+}
 
 
 @dataclass(frozen=True)
@@ -18,14 +36,14 @@ class BuildOptions:
     ----------
     modality : 'protein', 'nucleic' or 'molecule'
     atoms : 'all' keeps the side chains of proteins; nucleotides have all their atoms always
-    min_length, max_length : slots of a chain, or atoms of a molecule
+    min_length, max_length : residue slots of a chain, or atoms of a molecule
     max_missing : share of a chain's residues that may be missing
     longest_gap : residues that may be missing in a row
     min_plddt : mean pLDDT of predicted chains, 0 to 100
     max_resolution : Å; structures whose resolution is unknown pass
     plddt : whether B-factors are pLDDT: 'auto' trusts what files say of themselves
     coords : 'float32', or 'int16' in 0.01 Å about the centre
-    dedup : keep only the first of equal sequences (chains) or equal SMILES (molecules)
+    dedup : keep only the first of equal sequences (proteins) or equal SMILES (molecules)
     clusters : file of lines 'cluster<TAB>member', as MMseqs2 writes it; None clusters by MMseqs2 if it is installed
     identity : least sequence identity within a cluster of MMseqs2
     validation : share of clusters for validation

@@ -26,29 +26,25 @@ __all__ = [
     "COLUMNS",
     "ROW_GROUP",
     "SPLITS",
-    "UNITS",
+    "STRUCTURE",
     "WIDTHS",
     "ShardWriter",
-    "chain_atoms",
     "columns",
     "columns_of",
     "coordinates",
     "find_shards",
-    "make_chain",
-    "modality_in",
     "modality_of",
     "pyarrow",
-    "read_backbones",
-    "read_conformers",
-    "read_nucleic",
     "read_rows",
+    "read_structures",
+    "rows_of",
     "schema",
+    "structure_of",
     "write_table",
 ]
 
 ROW_GROUP = 256  # rows that are written and read at once
 SPLITS = ("train", "validation")
-UNITS = {"protein": "residues", "nucleic": "nucleotides", "molecule": "atoms"}
 WIDTHS = {"protein": 9, "nucleic": 69, "molecule": 3}  # numbers per slot in the column of coordinates
 
 # name -> (type, meaning); the types in capitals are lists
@@ -89,6 +85,11 @@ _ALL = {
     "source": ("string", "file, archive member or record it was read from"),
     "cluster": ("int64", "equal for chains or molecules of one cluster, and in every build with the same clusters"),
     "split": ("string", "train or validation; clusters are never divided"),
+}
+STRUCTURE = {  # the columns that a structure is made of
+    "protein": ("id", "chain", "sequence", "residue_ids", "coords"),
+    "nucleic": ("id", "chain", "sequence", "residue_ids", "coords"),
+    "molecule": ("id", "selfies", "coords"),
 }
 _KEYS = {"key": ("digest", ""), "group": ("digest", "")}  # of parts: equal for duplicates, equal within a cluster
 
@@ -259,15 +260,21 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def modality_of(path: Path) -> str:
-    """What the rows of a file are."""
+    """What the rows of a file are.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
     with _opened(path) as file:
-        return modality_in(file.schema_arrow)
+        return _modality(file.schema_arrow)
 
 
-def modality_in(schema: Schema) -> str:
-    """What the rows are: as the file says of itself, else by its columns."""
-    said = (schema.metadata or {}).get(b"structok", b"").decode()
-    return said if said in WIDTHS else "molecule" if "selfies" in schema.names else "protein"
+def _modality(found: Schema) -> str:
+    """As the file says of itself, else by its columns."""
+    said = (found.metadata or {}).get(b"structok", b"").decode()
+    return said if said in WIDTHS else "molecule" if "selfies" in found.names else "protein"
 
 
 def coordinates(table: Table, width: int, name: str = "coords") -> list[Float[np.ndarray, "l w"]]:
@@ -282,73 +289,51 @@ def coordinates(table: Table, width: int, name: str = "coords") -> list[Float[np
     return [x + c for x, c in zip(scaled, centres)]
 
 
-def read_backbones(source: str | os.PathLike[str], split: str | None = None) -> Iterator[Backbone]:
-    """Chains of a data folder or of one shard, one by one, named by their ids; with side chains as `AtomChain`.
+def rows_of(table: Table) -> Iterator[tuple[Float[np.ndarray, "l w"], dict[str, Any]]]:
+    """Coordinates (Å) and the other columns of each row of a table with `id`, `coords` and what structures need.
 
-    Raises
-    ------
-    InputError
-        If they cannot be read, or hold no backbones.
+    Where there are side chains, a slot's 14 atoms stand together.
     """
-    yield from _read_chains(source, split, "protein")
+    names = [c for c in table.column_names if c not in ("coords", "centre", "side_atoms")]
+    rows = zip(*(table[c].to_pylist() for c in names))
+    found = coordinates(table, WIDTHS[_modality(table.schema)])
+    if "side_atoms" in table.column_names:
+        found = [np.concatenate(pair, 1) for pair in zip(found, coordinates(table, 33, "side_atoms"))]
+    for xyz, values in zip(found, rows):
+        yield xyz, dict(zip(names, values))
 
 
-def read_nucleic(source: str | os.PathLike[str], split: str | None = None) -> Iterator[NucleicChain]:
-    """As `read_backbones`, chains of DNA and RNA."""
-    yield from _read_chains(source, split, "nucleic")
+def structure_of(xyz: Float[np.ndarray, "l w"], row: dict[str, Any]) -> Backbone | NucleicChain | Mol:
+    """Chain, or molecule with explicit hydrogens and one conformer, of a row; named by its id."""
+    if "selfies" in row:
+        from structok.molecule.conformer import add_conformer, molecule_of
 
-
-def _read_chains(source: str | os.PathLike[str], split: str | None, modality: str) -> Iterator[Any]:
-    wanted = ["id", "chain", "sequence", "residue_ids", "coords"]
-    for path in find_shards(source, split):
-        names = columns_of(path)
-        if (found := modality_of(path)) != modality:
-            raise InputError(f"{path}: holds a data set of modality {found}, not {modality}")
-        for table in read_rows(path, wanted + [c for c in ("centre", "side_atoms") if c in names]):
-            rest = zip(*(table[c].to_pylist() for c in wanted[:4]))
-            for xyz, (name, chain, sequence, ids) in zip(chain_atoms(table, modality), rest):
-                yield make_chain(modality, xyz, sequence, chain, ids, name)
-
-
-def chain_atoms(table: Table, modality: str) -> list[Float[np.ndarray, "l a 3"]]:
-    """Atoms of each row's slots: N, CA, C, or 14 where there are side chains, or 23 of nucleotides."""
-    found = [x.reshape(len(x), -1, 3) for x in coordinates(table, WIDTHS[modality])]
-    if "side_atoms" not in table.column_names:
-        return found
-    sides = coordinates(table, 33, "side_atoms")
-    return [np.concatenate([x, side.reshape(-1, 11, 3)], 1) for x, side in zip(found, sides)]
-
-
-def make_chain(modality: str, atoms: Any, sequence: Any, chain: Any, residue_ids: Any, name: str) -> Any:
-    """A chain of what `chain_atoms` gives."""
-    if modality == "nucleic":
-        from structok.nucleic.chain import NucleicChain
-
-        return NucleicChain(atoms, sequence, chain, residue_ids, name=name)
-    if atoms.shape[1] == 3:
-        from structok.structure import Backbone
-
-        return Backbone(atoms, sequence, chain, residue_ids, name=name)
+        mol = add_conformer(molecule_of(row["selfies"], row["id"]), xyz)
+        mol.SetProp("_Name", row["id"])
+        return mol
+    from structok.nucleic.chain import NucleicChain
     from structok.protein.allatom import AtomChain
+    from structok.structure import Backbone
 
-    return AtomChain(atoms, sequence, chain, residue_ids, name=name)
+    kind: Any = {9: Backbone, 42: AtomChain, WIDTHS["nucleic"]: NucleicChain}[xyz.shape[1]]
+    chain = "A" if row.get("chain") is None else row["chain"]
+    atoms = xyz.reshape(len(xyz), -1, 3)
+    return kind(atoms, row.get("sequence"), chain, row.get("residue_ids"), name=str(row["id"]))
 
 
-def read_conformers(source: str | os.PathLike[str], split: str | None = None) -> Iterator[Mol]:
-    """Molecules of a data folder or of one shard, one by one, with explicit hydrogens and one conformer.
+def read_structures(
+    source: str | os.PathLike[str], modality: str, split: str | None = None
+) -> Iterator[Backbone | NucleicChain | Mol]:
+    """Chains or molecules of a data folder or of one shard, one by one, see `structure_of`.
 
     Raises
     ------
     InputError
-        If they cannot be read, or hold no conformers.
+        If they cannot be read, or are not of this modality.
     """
-    from structok.molecule.conformer import add_conformer, molecule_of
-
     for path in find_shards(source, split):
-        optional = ["centre"] if "centre" in columns_of(path) else []
-        for table in read_rows(path, ["id", "selfies", "coords", *optional]):
-            rest = zip(table["id"].to_pylist(), table["selfies"].to_pylist())
-            for xyz, (name, selfies) in zip(coordinates(table, 3), rest):
-                mol = add_conformer(molecule_of(selfies, name), xyz)
-                mol.SetProp("_Name", name)
-                yield mol
+        optional = [c for c in ("centre", "side_atoms") if c in columns_of(path)]
+        if "nucleic" in (modality, found := modality_of(path)) and found != modality:
+            raise InputError(f"{path}: a data set of modality {found}, not {modality}")
+        for table in read_rows(path, [*STRUCTURE[modality], *optional]):
+            yield from (structure_of(xyz, row) for xyz, row in rows_of(table))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-from structok.data.options import BuildOptions
+from structok.data.options import KINDS, BuildOptions
 from structok.data.shards import read_rows
 from structok.errors import InputError
 
@@ -71,7 +71,7 @@ def make_plan(parts: Iterable[Path], options: BuildOptions, work: Path) -> Plan:
             groups.append(number)
             row += 1
     cluster = np.array(groups, dtype=np.uint64)
-    how = "equal Murcko scaffolds" if options.modality == "molecule" else "equal sequences"
+    how = KINDS[options.modality].grouped
     if listed is not None:
         how = f"the file {Path(options.clusters or '').name}"
     elif options.modality == "protein" and (mmseqs := shutil.which("mmseqs")):

@@ -1,25 +1,25 @@
-"""From token files and annotations to pretraining texts: each structure in three views, with fields by chance."""
+"""From token files and annotations to pretraining texts: each structure in three views, complexes as a whole."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from structok.errors import InputError, StructokError, TokensError
+from structok.errors import InputError, StructokError
 from structok.files import open_whole, read_tokens, write_whole
 from structok.lm.annotations import Annotations
+from structok.lm.composing import Composer, Instance
 from structok.lm.vocabulary import Vocabulary
-from structok.tokens import STREAMS, Tokens
+from structok.tokens import STREAMS, AnchorText, Tokens
 
-__all__ = ["Composer", "Instance", "load_vocabulary", "write_corpus"]
+__all__ = ["load_vocabulary", "write_corpus"]
 
 _SUFFIXES = (".jsonl", ".parquet")
 _ROWS = 4096  # instances of a parquet row group, and all that is held in memory
@@ -32,122 +32,6 @@ class Reporter(Protocol):
 
     def error(self, error: StructokError) -> None:
         """One bad record."""
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One pretraining text.
-
-    Parameters
-    ----------
-    text : wrapped streams and fields, one a line
-    id : of the structure
-    view : 'sequence', 'structure' or 'both'; for molecules 'string' in place of 'sequence'
-    counts : tokens by group of the vocabulary; `spelled` are tokens that it lacks, `text_characters` is ordinary text
-    """
-
-    text: str
-    id: str
-    view: str
-    counts: Counter[str] = field(default_factory=Counter)
-
-
-class Composer:
-    """Makes the texts of one structure.
-
-    The three views of a protein are its sequence alone, its structure alone, and both in random order; those of a
-    molecule are its SMILES or SELFIES by chance, its structure, and both. Each field of its annotation joins each
-    view with probability `keep`, as a line `Field name: text`, and the lines come in random order, so that text
-    leads to structure and structure to text. A vocabulary without structure tokens (scimind) has the first view only.
-
-    What is drawn depends on the seed and the structure's id and chain, not on what was read before.
-
-    Parameters
-    ----------
-    vocabulary : whose tokens the texts are made of
-    seed : of all that is random
-    keep : chance of a field to join a view
-
-    Raises
-    ------
-    InputError
-        If `keep` is not from 0 to 1.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, *, seed: int = 0, keep: float = 0.5) -> None:
-        if not 0 <= keep <= 1:
-            raise InputError(f"keep {keep}: a probability from 0 to 1")
-        self.vocabulary, self.seed, self.keep = vocabulary, seed, keep
-
-    def instances(self, tokens: Tokens, fields: dict[str, str] | None = None) -> list[Instance]:
-        """The texts of one structure, with the fields of its annotation.
-
-        A field `smiles` of a molecule is its SMILES in place of one made from its SELFIES.
-
-        Raises
-        ------
-        TokensError
-            If the vocabulary cannot express the structure at all.
-        """
-        fields = dict(fields or {})
-        draw = random.Random(f"{self.seed}/{tokens.modality}/{tokens.id}/{tokens.chain or ''}")
-        smiles = fields.pop("smiles", None) if tokens.modality == "molecule" else None
-        found = []
-        for view in self._views(tokens):
-            parts = self._streams(tokens, view, smiles, draw)
-            for name, value in fields.items():
-                if draw.random() < self.keep:
-                    label = name.replace("_", " ")
-                    prose = self.vocabulary.quote(f"{label[:1].upper()}{label[1:]}: {value}")
-                    parts.append((prose, Counter(text_characters=len(prose))))
-            draw.shuffle(parts)
-            counts = sum((c for _, c in parts), Counter())
-            found.append(Instance("\n".join(text for text, _ in parts), tokens.id, view, counts))
-        return found
-
-    def _views(self, tokens: Tokens) -> list[str]:
-        line = "string" if tokens.modality == "molecule" else "sequence"
-        has_line = tokens.modality == "molecule" or bool(tokens.sequence)
-        has_structure = any(s.kind in self.vocabulary.forms for s in STREAMS[tokens.modality] if s.name == "codes")
-        views = [line] * has_line + ["structure"] * has_structure + ["both"] * (has_line and has_structure)
-        if not views:
-            raise TokensError(f"{tokens.id or 'tokens'}: no sequence, and the vocabulary has no structure tokens")
-        return views
-
-    def _streams(
-        self, tokens: Tokens, view: str, smiles: str | None, draw: random.Random
-    ) -> list[tuple[str, Counter[str]]]:
-        wrap, kinds = self.vocabulary, list(self.vocabulary.forms)
-        out = []
-        if tokens.modality != "molecule":
-            if view != "structure":
-                sequence = wrap.wrap_sequence if tokens.modality == "protein" else wrap.wrap_nucleic
-                out.append(self._counted(sequence(tokens.sequence or "", unknown="spell")))
-            if view != "sequence":
-                out.append(self._counted(wrap.wrap_structure(tokens, unknown="spell")))
-            return out
-        if view != "structure":
-            if "mol_sfi" in kinds and draw.random() < 0.5:
-                out.append(self._counted(wrap.wrap_selfies(tokens, unknown="spell")))
-            else:
-                out.append(self._counted(wrap.wrap_smiles(smiles or smiles_of(tokens), unknown="spell")))
-        if view != "string":
-            out.append(self._counted(wrap.wrap_molecule(tokens, unknown="spell")))
-        return out
-
-    def _counted(self, text: str) -> tuple[str, Counter[str]]:
-        """A wrapped stream with its tokens by group."""
-        return text, self.vocabulary.count(text)
-
-
-def smiles_of(tokens: Tokens) -> str:
-    """Canonical SMILES of molecule tokens, without explicit hydrogens."""
-    from rdkit import Chem
-
-    from structok.molecule.conformer import molecule_of
-
-    mol = molecule_of(tokens.selfies or "", tokens.id or "tokens")
-    return Chem.MolToSmiles(Chem.RemoveHs(mol))
 
 
 def load_vocabulary(name: str) -> Vocabulary:
@@ -164,19 +48,21 @@ def write_corpus(
     annotations: Path | None = None,
     seed: int = 0,
     keep: float = 0.5,
+    anchors: AnchorText | None = None,
 ) -> dict[str, Any]:
     """Stream token files into a corpus; bad records are reported to `log` and skipped.
 
     The order is that of the input, so shuffle when training. The same records give the same file however they are
-    spread over sources.
+    spread over sources. Records that follow each other and share a frame are a complex; its texts come behind theirs.
 
     Parameters
     ----------
     sources : token files, folders of token shards, '-' for stdin
     out : .jsonl or .parquet with the columns text, id, view; its counts go beside it (`stats_file`). None: jsonl to
         stdout
-    vocabulary, seed, keep : see `Composer`
-    annotations : .jsonl, .csv or .parquet with an `id`, which is a structure's id or `ID_CHAIN`
+    vocabulary, seed, keep, anchors : see `Composer`
+    annotations : .jsonl, .csv or .parquet with an `id`, which is a structure's id or `ID_CHAIN`; a complex has those of
+        the id of its first entity
 
     Returns
     -------
@@ -190,7 +76,7 @@ def write_corpus(
     """
     if out is not None and out.suffix.lower() not in _SUFFIXES:
         raise InputError(f"{out}: a corpus is written as {' or '.join(_SUFFIXES)}")
-    composer = Composer(vocabulary, seed=seed, keep=keep)
+    composer = Composer(vocabulary, seed=seed, keep=keep, anchors=anchors)
     records: Counter[str] = Counter()
     views: Counter[str] = Counter()
     counts: Counter[str] = Counter()
@@ -199,28 +85,43 @@ def write_corpus(
         file = stack.enter_context(open_whole(out)) if out else sys.stdout.buffer
         parquet = out is not None and out.suffix.lower() == ".parquet"
         writer: _Jsonl | _Parquet = _Parquet(file) if parquet else _Jsonl(file)
-        for tokens in _records(sources, log):
-            fields = known.of(tokens) if known else {}
-            try:
-                found = composer.instances(tokens, fields)
-            except StructokError as error:
-                log.error(error)
-                continue
-            log.done += 1
-            records.update([tokens.modality, *(["annotated"] if fields else [])])
-            for instance in found:
+
+        def put(kind: str, made: list[Instance]) -> None:
+            for instance in made:
                 writer.write(instance)
-                views[f"{tokens.modality}, {instance.view}"] += 1
-                counts += instance.counts
+                views[f"{kind}, {instance.view}" if kind else instance.view] += 1
+                counts.update(instance.counts)
+
+        for group in _complexes(_records(sources, log)):
+            usable = []
+            for tokens in group:
+                fields = known.of(tokens) if known else {}
+                try:
+                    put(tokens.modality, composer.instances(tokens, fields))
+                except StructokError as error:
+                    log.error(error)
+                    continue
+                log.done += 1
+                records.update([tokens.modality, *(["annotated"] if fields else [])])
+                usable.append(tokens)
+            if made := composer.complex(usable, known.of(replace(group[0], chain=None)) if known else {}):
+                put("", made)
+                records["complex"] += 1
         if not log.done:
             raise InputError(f"{out or 'corpus'}: not written, no token record could be used")
         writer.close()
     stats: dict[str, Any] = {
-        "records": {"protein": records["protein"], "molecule": records["molecule"], "annotated": records["annotated"]},
+        "records": {kind: records[kind] for kind in (*STREAMS, "annotated", "complex")},
         "instances": views.total(),
         "views": dict(sorted(views.items())),
         "tokens": {group: counts[group] for group in (*vocabulary.groups, "spelled", "text_characters")},
-        "settings": {"seed": seed, "keep": keep, "style": vocabulary.style, "vocabulary_tokens": len(vocabulary)},
+        "settings": {
+            "seed": seed,
+            "keep": keep,
+            "anchors": composer.anchors,
+            "style": vocabulary.style,
+            "vocabulary_tokens": len(vocabulary),
+        },
     }
     if out is not None:
         entry = {"file_name": out.name, "columns": {"prompt": "text"}}
@@ -244,6 +145,18 @@ def _records(sources: Iterable[str | os.PathLike[str]], log: Reporter) -> Iterat
                     yield record
         except StructokError as error:  # the file as a whole
             log.error(error)
+
+
+def _complexes(records: Iterable[Tokens]) -> Iterator[list[Tokens]]:
+    """Records that follow each other and name the same frame, together; all others alone."""
+    group: list[Tokens] = []
+    for tokens in records:
+        if group and not (tokens.frame and tokens.frame == group[0].frame):
+            yield group
+            group = []
+        group.append(tokens)
+    if group:
+        yield group
 
 
 class _Jsonl:

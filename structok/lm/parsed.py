@@ -53,10 +53,24 @@ class Item:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong: its kind, where it is in the text, and a line that says it."""
+    """Something wrong: its kind, where it is in the text, and a line that says it.
+
+    All but 'realigned' leave a structure that is not whole: there, codes were lost or are too many between two anchors,
+    and what follows is back at its slots.
+    """
 
     kind: Literal[
-        "cut off", "unclosed", "unopened", "empty", "foreign", "unknown", "code", "anchor", "unpaired", "loose"
+        "cut off",
+        "unclosed",
+        "unopened",
+        "empty",
+        "foreign",
+        "unknown",
+        "code",
+        "anchor",
+        "realigned",
+        "unpaired",
+        "loose",
     ]
     position: int
     message: str

@@ -13,6 +13,7 @@ import numpy as np
 from structok.errors import TokensError
 from structok.lm.forms import FORMS, Form, Style
 from structok.lm.parsed import Item, Parsed, Problem, Words
+from structok.lm.realign import Realigned, realign
 from structok.streams import place_anchors
 from structok.tokens import Tokens, selfies_atoms
 
@@ -30,11 +31,11 @@ def control_pattern(style: Style) -> re.Pattern[str]:
     return re.compile(rf"<\|({kinds})_(start|end)\|>")
 
 
-def parse(vocabulary: Words, text: str, *, model: str = "", id: str = "", spacing: int = 8) -> Parsed:
+def parse(vocabulary: Words, text: str, *, model: str = "", id: str = "", frame: str = "", spacing: int = 6) -> Parsed:
     """See `Vocabulary.parse`."""
     items: list[Item] = []
     problems: list[Problem] = []
-    named = {"model": model, "id": id}
+    named = {"model": model, "id": id, "frame": frame}
     read = (
         _read_bare(vocabulary, text)
         if vocabulary.style == "scimind"
@@ -113,7 +114,8 @@ def _read_wrapped(
             if not problems:
                 yield _Beside(form, value, control.start(), end)
         elif value is not None:
-            yield Item(form.kind, value, control.start(), end, whole=not problems)
+            whole = all(p.kind == "realigned" for p in problems)
+            yield Item(form.kind, value, control.start(), end, whole=whole)
         yield from sorted(problems, key=lambda p: p.position)
         at = end
 
@@ -187,12 +189,38 @@ def _structure(
         if not owners:
             return None, problems
         fields["selfies"], spacing = "".join(t for t, _ in owners), 1
+    elif found := _realigned(codes, between, spacing):
+        moved, between, said = found
+        codes, spacing, owns = moved.codes, moved.spacing, [True] * len(moved.codes)
+        problems += said
+        # a lost code is no missing residue
+        fields["mask"] = [code >= 0 or slot in set(moved.lost) for slot, code in enumerate(codes)]
     fields["codes"] = np.array([code for code, owner in zip(codes, owns) if owner], dtype=np.int64)
     try:
         fields |= _anchors(between, owns, spacing)
     except TokensError as error:
         problems.append(Problem("anchor", between[0][1], str(error)))
     return Tokens(**fields, modality=form.modality, **named), problems  # type: ignore[arg-type]
+
+
+def _realigned(
+    codes: list[int], between: list[tuple[int, int, str]], spacing: int
+) -> tuple[Realigned, list[tuple[int, int, str]], list[Problem]] | None:
+    """Codes at the slots that the anchors between them tell, those anchors there, and what was moved."""
+    head = int(bool(between) and between[0][2].startswith("<R"))
+    points = between[head:]
+    places = [place - head - k for k, (place, _, _) in enumerate(points)]
+    if len(set(places)) < len(places) or any(literal.startswith("<R") for _, _, literal in points):
+        return None
+    if not (found := realign(codes, places, spacing)):
+        return None
+    said = []
+    for at, change in found.changes:
+        _, position, literal = points[at]
+        how = f"{abs(change)} code(s) {'missing' if change > 0 else 'too many'} before {literal}"
+        said.append(Problem("realigned", position, f"{how}; what follows is at its slots again"))
+    there = [(slot + head + k, i, text) for k, (slot, (_, i, text)) in enumerate(zip(found.slots, points))]
+    return found, [*between[:head], *there], said
 
 
 def _anchors(between: list[tuple[int, int, str]], owns: list[bool], spacing: int) -> dict[str, Any]:

@@ -210,7 +210,13 @@ class Vocabulary:
         return wrap(self, "protein" if self.style == "scimind" else "prot_aa", sequence, unknown)
 
     def wrap_nucleic(self, sequence: str, *, unknown: Unknown = "error") -> str:
-        """Nucleotide letters to text: `<|nuc_na_start|><B A><B C><|nuc_na_end|>`, or `*|A|**|C|*`."""
+        """Nucleotide letters to text: `<|nuc_na_start|><B A><B C><|nuc_na_end|>`, or `*|A|**|C|*`.
+
+        Small letters are DNA, X and x unknown bases; scimind, which has capitals only, does not tell DNA from RNA and
+        says N.
+        """
+        if self.style == "scimind":
+            sequence = sequence.upper().replace("X", "N")
         return wrap(self, "nucleic" if self.style == "scimind" else "nuc_na", sequence, unknown)
 
     def wrap_structure(self, tokens: Tokens, *, anchors: AnchorText | None = None, unknown: Unknown = "error") -> str:
@@ -245,13 +251,13 @@ class Vocabulary:
             raise TokensError(f"{tokens.where}: {tokens.modality} tokens; wrap_structure takes them")
         return wrap_streams(self, tokens, anchors, unknown)
 
-    def parse(self, text: str, *, model: str = "", id: str = "", spacing: int = 8) -> Parsed:
+    def parse(self, text: str, *, model: str = "", id: str = "", frame: str = "", spacing: int = 6) -> Parsed:
         """Read the output of a language model: what is whole, and exactly what is wrong with the rest.
 
-        Never raises on bad text. `model` and `id` are written into the `Tokens` that are found; `spacing` is that of
-        anchors, see `Tokens.from_text`.
+        Never raises on bad text. `model`, `id` and `frame` are written into the `Tokens` that are found: give a frame
+        where the text is of one complex. `spacing` is that of anchors, see `Tokens.from_text`.
         """
-        return parse(self, text, model=model, id=id, spacing=spacing)
+        return parse(self, text, model=model, id=id, frame=frame, spacing=spacing)
 
     def unwrap(self, text: str) -> Tokens | str:
         """Inverse of one `wrap_` call: `Tokens` of a structure, the letters of a sequence, SELFIES or SMILES.

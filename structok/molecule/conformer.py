@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from structok.errors import InputError, TokensError
-from structok.read.molecules import is_drawing
+from structok.molecule.checks import check_graph, checked_coordinates, difference, is_plain, mapped
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -22,15 +22,8 @@ __all__ = [
     "minimise",
     "molecule_of",
     "prepare",
+    "prepare_many",
 ]
-
-# Molecules of these elements, without radicals and not larger, are what decodes from their SELFIES: the encoder checks
-# the valences that its decoder keeps to. Others are read back and compared.
-_UNCOMMON = "[!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53]"
-_SHORT = 500  # atoms
-_ODD = ("[#0]", "*~;!-;!=;!#;!:*")  # dummy atoms, and bonds that SELFIES does not know
-_COINCIDENT = 0.05  # Å; no two nuclei of a molecule are this close
-_TORN = 6.0  # Å; no bond is as long
 
 
 @dataclass(frozen=True)
@@ -122,60 +115,52 @@ def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conforme
         dummy atoms, bonds or valences that SELFIES does not know, a SELFIES that does not give the molecule
         back, or too many atoms.
     """
+    return prepare_many([mol], [id], max_length)[0]
+
+
+def prepare_many(
+    mols: Sequence[Mol], ids: Sequence[str | None] | None = None, max_length: int = 1000
+) -> list[Conformer]:
+    """As `prepare`, each step for all molecules before the next: their code stays in the processor's caches."""
+    named = [(mol, id or _title(mol)) for mol, id in zip(mols, ids or [None] * len(mols))]
+    for mol, name in named:
+        n = mol.GetNumAtoms()
+        if not n:
+            raise InputError(f"{name}: no atoms")
+        if n > max_length:
+            raise InputError(f"{name}: {n} atoms, more than the {max_length} this model takes; split the molecule")
+    coords = [checked_coordinates(mol, name) for mol, name in named]
+    named = [(_sanitised(mol, name), name) for mol, name in named]
+    for mol, name in named:
+        check_graph(mol, name)
+    smiles, orders = zip(*(in_token_order(mol) for mol, _ in named)) if named else ((), ())
+    selfies = [_selfies(text, name) for text, (_, name) in zip(smiles, named)]
+    graphs = [_read_back(mol, order, text, name) for (mol, name), order, text in zip(named, orders, selfies)]
+    return [
+        Conformer(name, graph, xyz[order], text, np.array(order, dtype=np.int32))
+        for (_, name), graph, xyz, text, order in zip(named, graphs, coords, selfies, orders)
+    ]
+
+
+def _title(mol: Mol) -> str:
+    return (mol.GetProp("_Name").strip() if mol.HasProp("_Name") else "") or "molecule"
+
+
+def _read_back(mol: Mol, order: list[int], selfies: str, name: str) -> Mol:
+    """The molecule that a SELFIES stands for; where nothing can differ, the molecule itself in token order."""
     from rdkit import Chem
 
-    name = id or (mol.GetProp("_Name").strip() if mol.HasProp("_Name") else "") or "molecule"
-    n = mol.GetNumAtoms()
-    if not n:
-        raise InputError(f"{name}: no atoms")
-    if n > max_length:
-        raise InputError(f"{name}: {n} atoms, more than the {max_length} this model takes; split the molecule")
-    coords = _coordinates(mol, name)
-    mol = _sanitised(mol, name)
-    _check_graph(mol, name)
-    smiles, order = in_token_order(mol)
-    selfies = _selfies(smiles, name)
-    if _is_plain(mol):
+    if is_plain(mol):
         back = Chem.RenumberAtoms(mol, order)
         back.RemoveAllConformers()
-        return Conformer(name, back, coords[order], selfies, np.array(order, dtype=np.int32))
+        return back
     try:
         back = molecule_of(selfies, name)
     except TokensError as error:
         raise InputError(f"{error}; the molecule has no faithful SELFIES") from None
-    if difference := _difference(mol, order, back):
-        raise InputError(f"{name}: SELFIES does not give the molecule back ({difference})")
-    return Conformer(name, back, coords[order], selfies, np.array(order, dtype=np.int32))
-
-
-def _coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
-    if not mol.GetNumConformers():
-        raise InputError(f"{name}: no conformer; embed one first (rdkit.Chem.AllChem.EmbedMolecule)")
-    conformer = mol.GetConformer()
-    coords = np.asarray(conformer.GetPositions(), dtype=np.float64)
-    if not np.isfinite(coords).all():
-        atom = int(np.argmin(np.isfinite(coords).all(1)))
-        raise InputError(f"{name}: atom {atom} has no finite coordinates")
-    if len(coords) > 3 and is_drawing(mol):
-        raise InputError(f"{name}: a flat (2D) drawing; embed it in 3D first (rdkit.Chem.AllChem.EmbedMolecule)")
-    if len(coords) > 1:
-        i, j = _closest(coords)
-        if np.linalg.norm(coords[i] - coords[j]) < _COINCIDENT:
-            raise InputError(f"{name}: atoms {i} and {j} lie on the same spot; the conformer is broken")
-    for bond in mol.GetBonds():
-        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        if (length := float(np.linalg.norm(coords[i] - coords[j]))) > _TORN:
-            raise InputError(f"{name}: atoms {i} and {j} are bonded and {length:.0f} Å apart; the conformer is broken")
-    return coords
-
-
-def _closest(coords: Float[np.ndarray, "n 3"]) -> tuple[int, int]:
-    squared = np.zeros((len(coords), len(coords)))
-    for x in coords.T:
-        squared += np.square(x[:, None] - x)
-    np.fill_diagonal(squared, np.inf)
-    i, j = divmod(int(squared.argmin()), len(coords))
-    return min(i, j), max(i, j)
+    if changed := difference(mol, order, back):
+        raise InputError(f"{name}: SELFIES does not give the molecule back ({changed})")
+    return back
 
 
 def _sanitised(mol: Mol, name: str) -> Mol:
@@ -183,7 +168,7 @@ def _sanitised(mol: Mol, name: str) -> Mol:
     from rdkit import Chem, rdBase
 
     mol = Chem.Mol(mol)
-    for atom in mol.GetAtoms():
+    for atom in mol.GetAtomsMatchingQuery(mapped()):
         atom.SetAtomMapNum(0)
     try:
         with rdBase.BlockLogs():
@@ -191,38 +176,6 @@ def _sanitised(mol: Mol, name: str) -> Mol:
     except ValueError as error:
         raise InputError(f"{name}: RDKit rejects the molecule ({_line(error)})") from None
     return mol
-
-
-def _check_graph(mol: Mol, name: str) -> None:
-    from rdkit import Chem, rdBase
-
-    if mol.GetNumAtoms() > 1 and not mol.GetNumBonds():
-        raise InputError(f"{name}: {mol.GetNumAtoms()} atoms and no bonds; give the bonds too, or the atoms one by one")
-    if len(Chem.GetMolFrags(mol)) > 1:
-        fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
-        with rdBase.BlockLogs():
-            named = ", ".join(Chem.MolToSmiles(Chem.RemoveHs(f, sanitize=False)) for f in fragments)
-        raise InputError(f"{name}: {len(fragments)} fragments ({named}); tokenize them one by one, without salts")
-    whole = mol.GetNumAtoms(onlyExplicit=False) == mol.GetNumAtoms()
-    if whole and not any(mol.HasSubstructMatch(_query(smarts)) for smarts in _ODD):
-        return
-    for atom in mol.GetAtoms():
-        if atom.GetTotalNumHs():
-            raise InputError(
-                f"{name}: atom {atom.GetIdx()} ({atom.GetSymbol()}) has implicit hydrogens; "
-                "give all atoms, or add them (add_hs=True, or rdkit.Chem.AddHs(mol, addCoords=True))"
-            )
-        if not atom.GetAtomicNum():
-            raise InputError(f"{name}: atom {atom.GetIdx()} is a dummy, not an element; remove it or name it")
-    kinds = Chem.BondType
-    known = (kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE, kinds.AROMATIC)
-    for bond in mol.GetBonds():
-        if bond.GetBondType() not in known:
-            raise InputError(
-                f"{name}: bond {bond.GetBeginAtom().GetSymbol()}{bond.GetBeginAtomIdx()}-"
-                f"{bond.GetEndAtom().GetSymbol()}{bond.GetEndAtomIdx()} is {bond.GetBondType().name.lower()}, "
-                "which SELFIES cannot write; use single, double or triple bonds and charges"
-            )
 
 
 def _selfies(smiles: str, name: str) -> str:
@@ -233,43 +186,6 @@ def _selfies(smiles: str, name: str) -> str:
     except sf.EncoderError as error:
         reason = next((line.strip() for line in str(error).split("\n") if "exceed" in line), _line(error))
         raise InputError(f"{name}: SELFIES cannot write {smiles[:80]} ({reason})") from None
-
-
-def _is_plain(mol: Mol) -> bool:
-    """Whether nothing but the bonds has to be said: no metals, no radicals, no length beyond three digits."""
-    if mol.GetNumAtoms() > _SHORT or mol.HasSubstructMatch(_query(_UNCOMMON)):
-        return False
-    return not any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
-
-
-@cache
-def _query(smarts: str) -> Mol:
-    """A query that RDKit compares in its own code, much faster than a loop over atoms."""
-    from rdkit import Chem
-
-    return Chem.MolFromSmarts(smarts)
-
-
-def _difference(mol: Mol, order: list[int], back: Mol) -> str:
-    """What differs between the molecule and its SELFIES read back, '' if nothing does."""
-    from rdkit import Chem
-
-    if back.GetNumAtoms() != len(order):
-        return f"{len(order)} atoms became {back.GetNumAtoms()}"
-    for i, atom in enumerate(order):
-        a, b = mol.GetAtomWithIdx(atom), back.GetAtomWithIdx(i)
-        if a.GetAtomicNum() != b.GetAtomicNum():
-            return f"atom {atom} became {b.GetSymbol()}"
-        if a.GetFormalCharge() != b.GetFormalCharge():
-            return f"the charge of atom {atom} became {b.GetFormalCharge()}"
-        if a.GetNumRadicalElectrons() != b.GetNumRadicalElectrons():
-            return f"atom {atom} became a radical of {b.GetNumRadicalElectrons()} electrons"
-    before, after = (Chem.GetAdjacencyMatrix(m, useBO=True) for m in (mol, back))
-    changed = np.argwhere(before[np.ix_(order, order)] != after)
-    if len(changed):
-        i, j = (order[k] for k in changed[0])
-        return f"the bond of atoms {i} and {j} changed"
-    return ""
 
 
 def add_conformer(mol: Mol, coords: Float[np.ndarray, "n 3"]) -> Mol:

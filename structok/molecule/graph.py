@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,8 @@ __all__ = ["ATOM_FEATURES", "BOND_TYPES", "Graph", "bonds_of", "graph_of"]
 
 # Atomic numbers with their own class; 0 stands for "no atom", the last class for every other element.
 _ELEMENTS = (0, 1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53)
-_ELEMENT_CLASS = {z: i for i, z in enumerate(_ELEMENTS)}
+_ELEMENT_CLASS = np.full(256, len(_ELEMENTS))
+_ELEMENT_CLASS[list(_ELEMENTS)] = range(len(_ELEMENTS))
 _HYBRIDISATIONS = ("S", "SP", "SP2", "SP3", "SP3D", "SP3D2")
 SP = 1 + _HYBRIDISATIONS.index("SP")
 
@@ -51,8 +53,19 @@ class Graph:
         return len(self.atoms)
 
 
-def _ring_class(size: int) -> int:
-    return 0 if not size else min(size, 9) - 2
+@cache
+def _hybridisation_classes() -> Int[np.ndarray, " h"]:
+    """Class of each of RDKit's hybridisations, whose numbers change with its version; 0 for rare ones."""
+    from rdkit.Chem import HybridizationType
+
+    known = {int(value): name for name, value in HybridizationType.names.items()}
+    names = [known.get(i, "") for i in range(max(known) + 1)]
+    return np.array([1 + _HYBRIDISATIONS.index(n) if n in _HYBRIDISATIONS else 0 for n in names])
+
+
+def _ring_classes(sizes: list[int]) -> Int[np.ndarray, " n"]:
+    """0 outside of rings, then 1 for rings of three."""
+    return (np.array(sizes, dtype=np.int64).clip(max=9) - 2).clip(min=0)
 
 
 def bonds_of(mol: Mol) -> Int[np.ndarray, "m 2"]:
@@ -73,33 +86,34 @@ def graph_of(mol: Mol) -> Graph:
         for ring in members:
             for i in ring:
                 target[i] = min(target[i] or len(ring), len(ring))
-    hybridisation = {name: 1 + i for i, name in enumerate(_HYBRIDISATIONS)}
-    atoms = list(mol.GetAtoms())
-    numbers = [atom.GetAtomicNum() for atom in atoms]
-    hydrogens = [0] * len(atoms)
-    bonds, kinds = [], []
-    for bond, ring in zip(mol.GetBonds(), bond_ring):
-        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        hydrogens[i] += numbers[j] == 1
-        hydrogens[j] += numbers[i] == 1
-        order = 3 if bond.GetIsAromatic() else min(max(int(bond.GetBondTypeAsDouble()), 1), 3) - 1
-        bonds.append((min(i, j), max(i, j)))
-        kinds.append((order * 2 + bond.GetIsConjugated()) * 8 + _ring_class(ring))
-    rows = [
-        (
-            _ELEMENT_CLASS.get(numbers[i], len(_ELEMENTS)),
-            min(atom.GetDegree(), 7),
-            hybridisation.get(atom.GetHybridization().name, 0),
-            _ring_class(atom_ring[i]),
-            min(max(atom.GetFormalCharge(), -2), 2) + 2,
-            atom.GetIsAromatic(),
-            min(hydrogens[i], 4),
-        )
-        for i, atom in enumerate(atoms)
+    atoms = [
+        (a.GetAtomicNum(), a.GetHybridization(), a.GetFormalCharge(), a.GetIsAromatic())
+        for a in map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))  # faster than GetAtoms
     ]
-    pairs = np.array(bonds, dtype=np.int64).reshape(-1, 2)
+    bonds = [
+        (b.GetBeginAtomIdx(), b.GetEndAtomIdx(), b.GetBondTypeAsDouble(), b.GetIsAromatic(), b.GetIsConjugated())
+        for b in map(mol.GetBondWithIdx, range(mol.GetNumBonds()))
+    ]
+    numbers, hybridisation, charge, aromatic = np.array(atoms, dtype=np.int64).reshape(-1, 4).T
+    first, second, order, in_aromatic, conjugated = np.array(bonds, dtype=np.int64).reshape(-1, 5).T
+    pairs = np.sort(np.stack([first, second], axis=1), axis=1)
+    order = np.where(in_aromatic, 3, order.clip(1, 3) - 1)
+    kinds = (order * 2 + conjugated) * 8 + _ring_classes(bond_ring)
+    ends, others = pairs.reshape(-1), pairs[:, ::-1].reshape(-1)
+    rows = np.stack(
+        [
+            _ELEMENT_CLASS[numbers],
+            np.bincount(ends, minlength=len(atoms)).clip(max=7),
+            _hybridisation_classes()[hybridisation],
+            _ring_classes(atom_ring),
+            charge.clip(-2, 2) + 2,
+            aromatic,
+            np.bincount(ends[numbers[others] == 1], minlength=len(atoms)).clip(max=4),
+        ],
+        axis=1,
+    )
     tree = np.zeros(len(atoms), dtype=np.int64)
     np.maximum.at(tree, pairs[:, 1], pairs[:, 0])
     # one order of bonds, however the molecule was written: that of a SMILES, rings last
     at = np.lexsort((pairs[:, 0], pairs[:, 1], pairs[:, 0] != tree[pairs[:, 1]]))
-    return Graph(np.array(rows, dtype=np.int8), pairs[at], np.array(kinds, dtype=np.int64)[at])
+    return Graph(rows.astype(np.int8), pairs[at], kinds[at])

@@ -15,7 +15,7 @@ from torch import Tensor
 from structok.codebook.nearest import nearest_code
 from structok.molecule.model import MolStrucTokModel
 from structok.molecule.spherical import FIRST_ATOM, describe, frames, rebuild, spherical_to_local
-from structok.molecule.topo import GRID, TopoBatch, TopoDecoder, code_cost, local_frames, with_virtual
+from structok.molecule.topo import GRID, ROWS, TopoBatch, TopoDecoder, code_cost, local_frames, with_virtual
 from structok.molecule.topology import VIRTUAL
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ __all__ = [
     "position",
     "position_tables",
 ]
-
-_ROWS = 16  # a matrix product of fewer rows may take another path through the library and round differently
 
 Coords = Float[Tensor, "b h n 3"]
 
@@ -141,7 +139,7 @@ class TablePlacement:
 
     @torch.no_grad()
     def open_loop(self, target: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
-        rows = mask if mask.sum() >= _ROWS else torch.ones_like(mask)
+        rows = mask if mask.sum() >= ROWS else torch.ones_like(mask)
         codes = torch.zeros_like(mask, dtype=torch.long)
         latent = self.model.latent(describe(target, self.refs)[rows])
         codes[rows] = nearest_code(latent, self.model.codebook)[1].long()
@@ -177,7 +175,7 @@ class TopoPlacement:
         context = self.batch.context[:, step, None, None].expand(b, h, 1, -1)
         origin, axes, geometry = local_frames(coords, refs, context)
         static = self.static[:, step, None].expand(b, h, -1).reshape(b * h, -1)
-        rows = torch.arange(max(_ROWS, b * h), device=static.device) % (b * h)
+        rows = torch.arange(max(ROWS, b * h), device=static.device) % (b * h)
         table = self.decoder.table(static[rows], geometry.float().reshape(b * h, -1)[rows])[: b * h]
         return Local(origin[:, :, 0], axes[:, :, 0], (table.reshape(b, h, -1, 3) * GRID).round() / GRID)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +17,7 @@ from structok.batching import in_batches
 from structok.checkpoint import check_tensors, make_config
 from structok.errors import InputError, StructokError, TokensError
 from structok.molecule.batch import atom_mask, pad, topo_batch
-from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare
+from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare_many
 from structok.molecule.graph import bonds_of, graph_of
 from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
 from structok.molecule.placement import Placement, TablePlacement, TopoPlacement
@@ -24,7 +25,7 @@ from structok.molecule.search import closed_loop
 from structok.molecule.spherical import levels, orient, reference_atoms
 from structok.molecule.topo import TopoDecoder
 from structok.molecule.topology import topology_of
-from structok.read.molecules import read_molecules
+from structok.read.molecules import molecule_notes, read_molecules
 from structok.tokenizer import Search, Tokenizer
 from structok.tokens import Tokens
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from structok.molecule.topo_cpu import Network
 
 __all__ = ["MolStrucTok"]
+
+logger = logging.getLogger("structok")
 
 _ATOMS = 1 << 14  # padded atoms in a batch at most
 
@@ -104,15 +107,17 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
 
     def prepare(self, x: Mol | str | os.PathLike[str]) -> Conformer:
         """A sanitised Mol with explicit hydrogens and a 3D conformer, or the path of a file that holds one."""
-        if not isinstance(x, (str, os.PathLike)):
-            return prepare(x, max_length=self.max_length)
-        molecules = list(read_molecules(x))
-        if len(molecules) > 1:
-            raise InputError(f"{x}: {len(molecules)} molecules; read_molecules gives them one by one")
-        [(name, mol)] = molecules
-        if isinstance(mol, StructokError):
-            raise mol
-        return prepare(mol, name, max_length=self.max_length)
+        return self.prepare_many([x])[0]
+
+    def prepare_many(self, xs: Sequence[Mol | str | os.PathLike[str]]) -> list[Conformer]:
+        return prepare_many([_molecule(x) for x in xs], max_length=self.max_length)
+
+    def encode(self, x: Mol | str | os.PathLike[str], *, search: Search | None = None, **options: Any) -> Tokens:
+        """As `Tokenizer.encode`; what tokens do not hold (isotopes, atom maps) is told to the logger 'structok'."""
+        mol = _molecule(x)
+        for note in molecule_notes(mol):
+            logger.info("%s: %s", mol.GetProp("_Name") if mol.HasProp("_Name") else "molecule", note)
+        return super().encode(mol, search=search, **options)
 
     def assign(self, items: Sequence[Conformer], search: Search, batch_size: int) -> list[Int[np.ndarray, " n"]]:
         def work(part: list[int]) -> Int[np.ndarray, "b n"]:
@@ -177,3 +182,17 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
                 "drop what its grammar ignores"
             )
         return mol
+
+
+def _molecule(x: Mol | str | os.PathLike[str]) -> Mol:
+    """A Mol, or the only one of a file, named."""
+    if not isinstance(x, (str, os.PathLike)):
+        return x
+    molecules = list(read_molecules(x))
+    if len(molecules) > 1:
+        raise InputError(f"{x}: {len(molecules)} molecules; read_molecules gives them one by one")
+    [(name, mol)] = molecules
+    if isinstance(mol, StructokError):
+        raise mol
+    mol.SetProp("_Name", name)
+    return mol

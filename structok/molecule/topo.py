@@ -18,9 +18,10 @@ from structok.molecule.graph import ATOM_FEATURES, BOND_TYPES
 from structok.molecule.spherical import frames
 from structok.molecule.topology import CONTEXT, RELATIONS, VIRTUAL
 
-__all__ = ["GRID", "TopoBatch", "TopoDecoder", "code_cost", "local_frames", "with_virtual"]
+__all__ = ["GRID", "ROWS", "TopoBatch", "TopoDecoder", "code_cost", "local_frames", "with_virtual"]
 
 GRID = 1024.0  # positions per Å: tables per atom are rounded, so that no code hangs on a product's last bits
+ROWS = 16  # a matrix product of fewer rows may take another path through the library and round differently
 _GEOMETRY = 3 + 3 * CONTEXT  # |c1|, c2 in the plane, context atoms
 
 
@@ -95,34 +96,40 @@ class TopoDecoder(nn.Module):
         self.fixed: Tensor
         self.register_buffer("fixed", torch.zeros(n_fixed, 3))
 
-    def embed(self, batch: TopoBatch) -> Float[Tensor, "b n w"]:
+    def embed(
+        self, atoms: Int[Tensor, "a f"], edges: Int[Tensor, "2 e"], kinds: Int[Tensor, " e"]
+    ) -> Float[Tensor, "a w"]:
         """Atom embeddings from the graph alone."""
-        b, n, _ = batch.atoms.shape
-        h = torch.stack([e(batch.atoms[..., k]) for k, e in enumerate(self.atom_features)]).sum(0).flatten(0, 1)
-        source, target = batch.edges
-        bonds = self.bond_types(batch.edge_types)
+        h = torch.stack([e(atoms[:, k]) for k, e in enumerate(self.atom_features)]).sum(0)
+        source, target = edges
+        bonds = self.bond_types(kinds)
         for message, update in zip(self.messages, self.updates):
             sent = nn.functional.silu(message(h)[source] + bonds)
             received = torch.zeros_like(h).index_add(0, target, sent)
             h = h + update(torch.cat([h, received], dim=1))
-        return h.reshape(b, n, -1)
+        return h
 
     def static(self, batch: TopoBatch) -> Float[Tensor, "b n h"]:
-        """What the graph says of each atom and its references: the part that no hypothesis changes."""
-        h = self.embed(batch)
-        b, n, w = h.shape
-        padded = torch.cat([self.virtual.expand(b, 2, w), h], dim=1)
-        index = torch.cat([batch.refs, batch.context], dim=-1)
-        others = padded.gather(1, index.flatten(1)[..., None].expand(b, index[0].numel(), w))
-        others = others.unflatten(1, (n, -1))
-        there = torch.cat([torch.ones_like(batch.refs), batch.context], dim=-1) > 0
+        """What the graph says of each atom and its references: the part that no hypothesis changes; 0 in padding."""
+        b, n, _ = batch.atoms.shape
+        there = batch.atoms[..., 0].flatten() > 0
+        count = -(-int(there.sum()) // ROWS) * ROWS
+        rows = (~there).to(torch.uint8).argsort(stable=True)[:count]  # padding, only to fill up
+        place = torch.zeros_like(there, dtype=torch.long).index_copy(0, rows, torch.arange(count, device=rows.device))
+        h = self.embed(batch.atoms.flatten(0, 1)[rows], place[batch.edges], batch.edge_types)
+        index = torch.cat([batch.refs, batch.context], dim=-1).flatten(0, 1)[rows]
+        inside = place[(rows[:, None] // n * n + index - 2).clamp(min=0)]
+        others = torch.cat([self.virtual, h])[torch.where(index < 2, index, inside + 2)]
+        known = torch.cat([torch.ones_like(index[:, :3]), index[:, 3:]], dim=1) > 0
         out = self.roles[0](h)
         for k in range(3 + CONTEXT):
-            out = out + self.roles[1 + k](others[:, :, k]) * there[:, :, k, None]
+            out = out + self.roles[1 + k](others[:, k]) * known[:, k, None]
+        relations = batch.relations.flatten(0, 1)[rows]
         for k, embedding in enumerate(self.relations):
-            out = out + embedding(batch.relations[..., k])
-        slot = torch.arange(CONTEXT, device=h.device) * 8
-        return out + self.context_distance(batch.context_distance + slot).sum(2)
+            out = out + embedding(relations[:, k])
+        slots = batch.context_distance.flatten(0, 1)[rows] + 8 * torch.arange(CONTEXT, device=h.device)
+        out = out + self.context_distance(slots).sum(1)
+        return out.new_zeros(b * n, out.shape[1]).index_copy(0, rows, out).unflatten(0, (b, n))
 
     def table(self, static: Float[Tensor, "*b h"], geometry: Float[Tensor, "*b g"]) -> Float[Tensor, "*b k 3"]:
         """Local positions of all codes (Å)."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,9 +25,11 @@ from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, invert, scan
 from structok.polymer.anchors import RADII, AnchorPoints
 from structok.polymer.chain import ChainModel
-from structok.polymer.polish_cpu import features, polish, suspicious
-from structok.polymer.repair_cpu import SUMS, Limits, add, extend, fit, gather, seed
+from structok.polymer.join_cpu import features
+from structok.polymer.polish_cpu import polish, suspicious
+from structok.polymer.repair_cpu import Limits, extend, seed
 from structok.polymer.search import pose_rows
+from structok.polymer.superpose_cpu import SUMS, add, fit, gather
 
 __all__ = ["Limits", "Repairer", "Repairs", "limits_for"]
 
@@ -35,7 +38,8 @@ _CHOSEN = 1.4  # how much larger the errors of anchors are that were chosen toge
 _REACH = 40  # residues that a search looks ahead
 _MEMORY = 110.0  # residues after which an anchor weighs 1 / e
 _SWEEPS = 3
-_LOOSE = 4.0  # Å, by which two anchors may be further apart than their slots
+_RISE, _LOOSE = 3.4, 2.5  # Å from residue to residue in a strand, and by which anchors may be off
+_HERE = np.eye(4)[:3].T.ravel()
 _TIE, _FREE = 0.1, 1e-3  # what anchors beyond a substituted, beyond a free step count in a piece's pose
 
 
@@ -50,8 +54,8 @@ class Repairs:
 
     Parameters
     ----------
-    slots, old, new : slots whose code is replaced, what it was and what is taken instead; -1 for a free step,
-        where the anchors alone say how the chain goes on
+    slots, old, new : slots whose code is replaced, what it was (-1 if a text has lost it) and what is taken instead;
+        -1 for a free step, where the anchors alone say how the chain goes on
     rejected : anchors that were left out
     """
 
@@ -104,22 +108,23 @@ class Repairer:
         told = np.flatnonzero(anchors >= 0)
         slots, size = told * spacing, float(RADII[radius])
         coords = self.model.decode(torch.from_numpy(codes)).cpu() if coords is None else coords.double()
+        body = coords.numpy()
         if not len(told):
-            return coords.numpy(), Repairs()
+            return body, Repairs()
         x = self._places[0][anchors[told]] * size
         blur = _BLUR * (_CHOSEN if shared else 1.0)
         w = 3 / (blur * self._places[1][anchors[told]] * size) ** 2
-        if not (repair and len(told) > 2 and suspicious(coords[slots, 1].numpy(), x, w, limits)):
-            return _posed(coords, slots, x), Repairs()
+        if not (repair and len(told) > 2 and suspicious(body[slots, 1], x, w, limits)):
+            return _posed(body, slots, x), Repairs()
         code, steps, wrong = self._story(codes, slots, x, w, limits)
-        _set_free(code, slots, x, wrong, self.model.link.stride)
+        _set_free(code, slots, self._rows(steps)[slots, 9:], x, wrong)
         changed = np.flatnonzero(code > -2)
         if len(changed):
-            coords = self._decode(np.where(code >= 0, code, codes), steps)
+            body = self._decode(np.where(code >= 0, code, codes), steps).numpy()
         repairs = Repairs(*(tuple(map(int, v)) for v in (changed, codes[changed], code[changed], told[wrong])))
         tie = np.where(code >= 0, _TIE, np.where(code == -1, _FREE, 1.0))
         right = ~wrong if wrong.sum() < len(wrong) - 2 else np.full(len(wrong), True)
-        return _posed(coords, slots[right], x[right], tie), repairs
+        return _posed(body, slots[right], x[right], tie), repairs
 
     @cached_property
     def _places(self) -> tuple[Float[Array, "k 3"], Float[Array, " k"]]:
@@ -162,7 +167,7 @@ class Repairer:
         wrong = np.zeros(n, bool)
         first, last = seed(y, x, w, limits.cap, limits.fade)
         out = np.full(n, -1), np.full(n, -2), np.zeros((n, 12)), wrong
-        sums, pose = np.zeros(SUMS), np.eye(4)[:3].T.ravel()
+        sums, pose = np.zeros(SUMS), _HERE.copy()
         for a in range(first, last + 1):
             trial = sums * limits.fade
             before = fit(trial, pose)
@@ -184,7 +189,7 @@ class Repairer:
             extend(-1, first - 1, rows, slots, y, x, w, back, back_table, sums, limits, out)
             self._take(out, range(first), code, steps, inverse=True)
         flat = _flat(steps)
-        polish(_flat(own), codes, slots, x, w, there, feature, limits, _SWEEPS, code, flat, wrong)
+        polish(_flat(own), slots, x, w, there, feature, limits, _SWEEPS, self.model.link.stride, code, flat, wrong)
         return code, np.stack([_matrix(row) for row in flat]), wrong
 
     def _take(self, out: tuple[Array, ...], anchors: range, code: Array, steps: Array, *, inverse: bool) -> None:
@@ -198,26 +203,39 @@ class Repairer:
 
 
 def _set_free(
-    code: Int[Array, " l"], slots: Int[Array, " n"], x: Float[Array, "n 3"], wrong: Bool[Array, " n"], stride: float
+    code: Int[Array, " l"],
+    slots: Int[Array, " n"],
+    y: Float[Array, "n 3"],
+    x: Float[Array, "n 3"],
+    wrong: Bool[Array, " n"],
 ) -> None:
     """Stretches whose anchors all seem wrong: rather is the story, so they shall lie where the anchors say; in place.
 
-    Anchors that no chain of steps of `stride` Å can reach from most of those around them stay wrong.
+    Those stay wrong that no chain can reach from the ones around them. Between the others steps are free, but where the
+    codes, which place them at `y`, put them as far apart as they are.
     """
-    near = np.linalg.norm(x[:, None] - x, axis=-1) <= stride * abs(slots[:, None] - slots) + _LOOSE
+
+    def reach(a: int, b: int) -> bool:
+        return bool(np.linalg.norm(x[a] - x[b]) <= _RISE * abs(slots[a] - slots[b]) + _LOOSE)
+
+    def agree(a: int, b: int) -> bool:
+        off = np.linalg.norm(y[a] - y[b]) - np.linalg.norm(x[a] - x[b])
+        return bool(abs(off) < _LOOSE and (code[slots[a] + 1 : slots[b] + 1] == -2).all())
+
     edges = np.flatnonzero(np.diff(np.concatenate([[False], wrong, [False]]).astype(int)))
     for start, end in edges.reshape(-1, 2):
-        around = slice(max(0, start - 2), end + 2)
-        able = near[start:end, around].mean(1) > 0.5
-        if able.sum() < 2:
+        kept: list[int] = []
+        for a in range(start, end):
+            before = kept[-1] if kept else start - 1
+            if (before < 0 or reach(before, a)) and (end == len(slots) or reach(a, end)):
+                kept.append(a)
+        if len(kept) < 2 or (len(kept) == 2 and not agree(*kept)):
             continue
-        wrong[start:end] = ~able
-        if start > 0:
-            at = (slots[start - 1] + slots[start] + 1) // 2
-            code[at] = -1 if code[at] == -2 else code[at]
-        if end < len(slots):
-            at = (slots[end - 1] + slots[end] + 1) // 2
-            code[at] = -1 if code[at] == -2 else code[at]
+        wrong[kept] = False
+        for a, b in pairwise([start - 1, *kept, end]):
+            if a >= 0 and b < len(slots) and not (start <= a and b < end and agree(a, b)):
+                at = (slots[a] + slots[b] + 1) // 2
+                code[at] = code[at] if (code[slots[a] + 1 : slots[b] + 1] == -1).any() else -1
 
 
 def _matrix(row: Float[Array, " 12"]) -> Float[Array, "4 4"]:
@@ -231,7 +249,7 @@ def _flat(steps: Float[Array, "l 4 4"]) -> Float[Array, "l 12"]:
 
 
 def _posed(
-    coords: Float[torch.Tensor, "l 3 3"],
+    coords: Float[Array, "l 3 3"],
     slots: Int[Array, " n"],
     x: Float[Array, "n 3"],
     tie: Float[Array, " l"] | None = None,
@@ -241,12 +259,28 @@ def _posed(
     `tie` is what an anchor on the other side of a slot's step counts: 1 but where the step is substituted, so that
     what is not exact there does not add up along the chain.
     """
-    places = coords[slots, 1].numpy()
+    places = coords[slots, 1]
     cuts = [] if tie is None else np.flatnonzero(tie < 1).tolist()
-    reach = np.zeros(len(coords)) if tie is None else np.cumsum(np.log(np.maximum(tie, 1e-9)))
-    out = coords.double().clone()
+    if tie is None or not cuts:
+        return _fitted(coords, places, x, np.ones(len(slots)))
+    reach = np.cumsum(np.log(np.maximum(tie, 1e-9)))
+    pieces = []
     for start, end in zip([0, *cuts], [*cuts, len(coords)]):
-        pose = np.eye(4)[:3].T.ravel()
-        fit(gather(places, x, np.exp(-abs(reach[slots] - reach[start]))), pose)
-        out[start:end] = apply(torch.from_numpy(_matrix(pose)), out[start:end])
-    return out.numpy()
+        body, goal, count = places, x, np.exp(-abs(reach[slots] - reach[start]))
+        if count[count < 1].max(initial=0.0) <= 2 * _FREE and 0 < (count == 1).sum() < 3:
+            # too few anchors to turn it: its ends lie about between them
+            ends = np.array([e for e in (start, end - 1) if slots[0] < e < slots[-1]], int)
+            between = np.stack([np.interp(ends, slots, x[:, k]) for k in range(3)], -1)
+            body, goal = np.concatenate([body, coords[ends, 1]]), np.concatenate([goal, between])
+            count = np.concatenate([np.where(count == 1, 1.0, _FREE**2), np.full(len(ends), _TIE)])
+        pieces.append(_fitted(coords[start:end], body, goal, count))
+    return np.concatenate(pieces)
+
+
+def _fitted(
+    coords: Float[Array, "l 3 3"], body: Float[Array, "n 3"], goal: Float[Array, "n 3"], weight: Float[Array, " n"]
+) -> Float[Array, "l 3 3"]:
+    """Moved as brings `body` onto `goal`."""
+    pose = _HERE.copy()
+    fit(gather(body, goal, weight), pose)
+    return coords @ pose[:9].reshape(3, 3).T + pose[9:]

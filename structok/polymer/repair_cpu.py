@@ -1,8 +1,4 @@
-"""The search of `repair`, compiled for the CPU.
-
-Rigid motions are rows of twelve numbers: the rotation row by row, then the translation. Superpositions need only
-sums over pairs of points, rows of seventeen numbers (`_add`), which a rigid motion of one side updates.
-"""
+"""The search of `repair`, compiled for the CPU; rigid motions and sums of pairs as in `superpose_cpu`."""
 
 from __future__ import annotations
 
@@ -11,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from structok.codebook.cpu import compiled
+from structok.polymer.superpose_cpu import SUMS, add, apply, compose, fit, invert, misfit, miss, move
 
-__all__ = ["SUMS", "Limits", "add", "evidence", "extend", "fit", "gather", "misfit", "move", "seed"]
+__all__ = ["Limits", "evidence", "extend", "seed"]
 
-SUMS = 17  # weight, Σ w y, Σ w x, Σ w y xᵀ, Σ w (|y|² + |x|²)
 _FAST = {"contract", "reassoc", "nnan", "nsz"}
+_SAME = 0.7  # Å, by which poses of what follows may differ and still be the same story
 _JUMPS = (3, 4, 6)  # anchors that pose a piece on its own
 
 
@@ -44,177 +41,6 @@ class Limits(NamedTuple):
     fade: float = 0.93
     beam: int = 32
     tried: int = 8
-
-
-@compiled()
-def _compose(a, b, out):
-    """out = a b."""
-    for i in range(3):
-        for j in range(3):
-            out[3 * i + j] = a[3 * i] * b[j] + a[3 * i + 1] * b[3 + j] + a[3 * i + 2] * b[6 + j]
-        out[9 + i] = a[9 + i] + a[3 * i] * b[9] + a[3 * i + 1] * b[10] + a[3 * i + 2] * b[11]
-
-
-@compiled()
-def _invert(a, out):
-    for i in range(3):
-        for j in range(3):
-            out[3 * i + j] = a[3 * j + i]
-    for i in range(3):
-        out[9 + i] = -(out[3 * i] * a[9] + out[3 * i + 1] * a[10] + out[3 * i + 2] * a[11])
-
-
-@compiled()
-def _apply(a, x, out):
-    for i in range(3):
-        out[i] = a[9 + i] + a[3 * i] * x[0] + a[3 * i + 1] * x[1] + a[3 * i + 2] * x[2]
-
-
-@compiled()
-def _miss(pose, y, x, w):
-    """Squared distance, in squared standard errors, of an anchor x from its residue y."""
-    square = 0.0
-    for i in range(3):
-        square += (pose[9 + i] + pose[3 * i] * y[0] + pose[3 * i + 1] * y[1] + pose[3 * i + 2] * y[2] - x[i]) ** 2
-    return w * square
-
-
-@compiled()
-def add(sums, y, x, w):
-    """Count a pair of points in."""
-    sums[0] += w
-    for i in range(3):
-        sums[1 + i] += w * y[i]
-        sums[4 + i] += w * x[i]
-        for j in range(3):
-            sums[7 + 3 * i + j] += w * y[i] * x[j]
-        sums[16] += w * (y[i] * y[i] + x[i] * x[i])
-
-
-@compiled()
-def gather(y, x, w):
-    """Sums of all pairs."""
-    sums = np.zeros(SUMS)
-    for a in range(len(y)):
-        add(sums, y[a], x[a], w[a])
-    return sums
-
-
-@compiled()
-def move(sums, a):
-    """Move all points y by a."""
-    old = sums[:17].copy()
-    for i in range(3):
-        turned = a[3 * i] * old[1] + a[3 * i + 1] * old[2] + a[3 * i + 2] * old[3]
-        sums[1 + i] = turned + old[0] * a[9 + i]
-        for j in range(3):
-            sums[7 + 3 * i + j] = (
-                a[3 * i] * old[7 + j] + a[3 * i + 1] * old[10 + j] + a[3 * i + 2] * old[13 + j] + a[9 + i] * old[4 + j]
-            )
-        sums[16] += 2 * a[9 + i] * turned + old[0] * a[9 + i] ** 2
-
-
-@compiled(fastmath={"contract"})
-def _centred(sums, s):
-    """Centred Σ w y xᵀ into s; returns centred Σ w (|y|² + |x|²)."""
-    inverse = 1 / sums[0]
-    spread = sums[16]
-    for i in range(3):
-        spread -= (sums[1 + i] ** 2 + sums[4 + i] ** 2) * inverse
-        for j in range(3):
-            s[3 * i + j] = sums[7 + 3 * i + j] - sums[1 + i] * sums[4 + j] * inverse
-    return spread
-
-
-@compiled(fastmath={"contract"})
-def _top(s, spread):
-    """Largest eigenvalue of Horn's quaternion matrix by Newton's method from above (Theobald 2005)."""
-    xx, xy, xz, yx, yy, yz, zx, zy, zz = s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8]
-    c2 = -2 * (xx * xx + xy * xy + xz * xz + yx * yx + yy * yy + yz * yz + zx * zx + zy * zy + zz * zz)
-    c1 = -8 * (xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx))
-    a, b, c, d = xx + yy + zz, xx - yy - zz, yy - xx - zz, zz - xx - yy
-    e, f, g, h, i, j = yz - zy, zx - xz, xy - yx, xy + yx, zx + xz, yz + zy
-    # determinant of [[a e f g], [e b h i], [f h c j], [g i j d]] by pairs of rows
-    c0 = (
-        (a * b - e * e) * (c * d - j * j)
-        - (a * h - e * f) * (h * d - j * i)
-        + (a * i - e * g) * (h * j - c * i)
-        + (e * h - b * f) * (f * d - j * g)
-        - (e * i - b * g) * (f * j - c * g)
-        + (f * i - h * g) * (f * i - h * g)
-    )
-    top = spread / 2
-    for _ in range(40):
-        square = top * top
-        slope = (4 * square + 2 * c2) * top + c1
-        if slope == 0.0:
-            break
-        step = ((square + c2) * square + c1 * top + c0) / slope
-        top -= step
-        if abs(step) < 1e-12 * abs(top):
-            break
-    return top
-
-
-@compiled()
-def misfit(sums):
-    """The summed squared distance that is left when the points y are brought nearest to the points x."""
-    if sums[0] <= 0:
-        return 0.0
-    s = np.empty(9)
-    spread = _centred(sums, s)
-    return max(spread - 2 * _top(s, spread), 0.0)
-
-
-@compiled()
-def fit(sums, pose):
-    """As `misfit`, and the pose; where the points do not tell, `pose` keeps its rotation."""
-    w = sums[0]
-    if w <= 0:
-        return 0.0
-    s = np.empty(9)
-    spread = _centred(sums, s)
-    top = _top(s, spread)
-    k = np.empty((4, 4))
-    k[0, 0], k[1, 1] = s[0] + s[4] + s[8] - top, s[0] - s[4] - s[8] - top
-    k[2, 2], k[3, 3] = s[4] - s[0] - s[8] - top, s[8] - s[0] - s[4] - top
-    k[0, 1] = k[1, 0] = s[5] - s[7]
-    k[0, 2] = k[2, 0] = s[6] - s[2]
-    k[0, 3] = k[3, 0] = s[1] - s[3]
-    k[1, 2] = k[2, 1] = s[1] + s[3]
-    k[1, 3] = k[3, 1] = s[6] + s[2]
-    k[2, 3] = k[3, 2] = s[5] + s[7]
-    best, q, v = 0.0, np.zeros(4), np.empty(4)
-    for row in range(4):  # the eigenvector is any row of cofactors, the longest is the most exact
-        norm = 0.0
-        for col in range(4):
-            v[col] = _cofactor(k, row, col)
-            norm += v[col] ** 2
-        if norm > best:
-            best = norm
-            q[:] = v
-    if best > 1e-14 * spread**6:
-        q /= np.sqrt(best)
-        a, b, c, d = q[0], q[1], q[2], q[3]
-        pose[0], pose[1], pose[2] = a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)
-        pose[3], pose[4], pose[5] = 2 * (b * c + a * d), a * a - b * b + c * c - d * d, 2 * (c * d - a * b)
-        pose[6], pose[7], pose[8] = 2 * (b * d - a * c), 2 * (c * d + a * b), a * a - b * b - c * c + d * d
-    for i in range(3):
-        turned = pose[3 * i] * sums[1] + pose[3 * i + 1] * sums[2] + pose[3 * i + 2] * sums[3]
-        pose[9 + i] = (sums[4 + i] - turned) / w
-    return max(spread - 2 * top, 0.0)
-
-
-@compiled()
-def _cofactor(k, row, col):
-    a, b, c = (row + 1) & 3, (row + 2) & 3, (row + 3) & 3
-    d, e, f = (col + 1) & 3, (col + 2) & 3, (col + 3) & 3
-    det = (
-        k[a, d] * (k[b, e] * k[c, f] - k[b, f] * k[c, e])
-        - k[a, e] * (k[b, d] * k[c, f] - k[b, f] * k[c, d])
-        + k[a, f] * (k[b, d] * k[c, e] - k[b, e] * k[c, d])
-    )
-    return det if (row + col) & 1 == 0 else -det
 
 
 @compiled()
@@ -280,12 +106,34 @@ def _promise(pose, sums, y, x, w, j, way, ahead, cap):
     for _ in range(ahead):
         if at < 0 or at >= len(y):
             break
-        if _miss(pose, y[at], x[at], w[at]) > cap:
+        if miss(pose, y[at], x[at], w[at]) > cap:
             cost += cap
         else:
             add(trial, y[at], x[at], w[at])
         at += way
     return cost + misfit(trial)
+
+
+@compiled()
+def _known(one, so_far, pose, until, alive, y, at, way):
+    """Whether one of the stories that are kept poses what follows as this one does; the beam has no room for both."""
+    for h in range(alive):
+        if until[h] != so_far:
+            continue
+        same = True
+        for m in range(0, 5, 2):
+            a = at + way * m
+            if same and 0 <= a < len(y):
+                square = 0.0
+                for i in range(3):
+                    moved = one[9 + i] - pose[h, 9 + i]
+                    for j in range(3):
+                        moved += (one[3 * i + j] - pose[h, 3 * i + j]) * y[a, j]
+                    square += moved * moved
+                same = square < _SAME**2
+        if same:
+            return True
+    return False
 
 
 @compiled()
@@ -330,7 +178,7 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
             amiss = 0.0
             for m in range(left):
                 a = at + way * m
-                amiss += min(_miss(pose[h], y[a], x[a], w[a]), cap)
+                amiss += min(miss(pose[h], y[a], x[a], w[a]), cap)
             # the story goes on
             c_state[made], c_pose[made], c_fixed[made] = state[h], pose[h], fixed[h]
             c_back[made], c_slot[made], c_code[made], c_until[made] = h, -1, -2, until[h]
@@ -343,14 +191,14 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
             low, high = (here + 1, slots[at] + 1) if way > 0 else (slots[at] + 1, here + 1)
             for s in range(low, high):
                 known, new = (s - 1, s) if way > 0 else (s, s - 1)
-                _compose(pose[h], frames[known], one)
-                _invert(one, two)
-                _invert(frames[new], three)
+                compose(pose[h], frames[known], one)
+                invert(one, two)
+                invert(frames[new], three)
                 for m in range(left):
                     a = at + way * m
-                    _apply(two, x[a], point)
+                    apply(two, x[a], point)
                     zs[m] = point
-                    _apply(three, y[a], point)
+                    apply(three, y[a], point)
                     ys[m] = point
                     ws[m] = w[a]
                 _scan(ys[:left], zs[:left], ws[:left], table, np.float32(cap), score)
@@ -378,11 +226,11 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
                     continue
                 known, new = (s - 1, s) if way > 0 else (s, s - 1)
                 # from the new piece's coordinates to the old one's
-                _compose(frames[known], steps[k], one)
-                _invert(frames[new], two)
-                _compose(one, two, three)
-                _compose(pose[h], three, c_pose[made])
-                _invert(three, one)
+                compose(frames[known], steps[k], one)
+                invert(frames[new], two)
+                compose(one, two, three)
+                compose(pose[h], three, c_pose[made])
+                invert(three, one)
                 c_state[made] = state[h]
                 move(c_state[made], one)
                 c_fixed[made] = fixed[h] + price
@@ -404,17 +252,17 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
                 nearest = np.inf
                 for s in range(low, high):
                     known, new = (s - 1, s) if way > 0 else (s, s - 1)
-                    _apply(pose[h], frames[known, 9:], one)
-                    _apply(c_pose[made], frames[new, 9:], two)
+                    apply(pose[h], frames[known, 9:], one)
+                    apply(c_pose[made], frames[new, 9:], two)
                     far = abs(np.sqrt((one[0] - two[0]) ** 2 + (one[1] - two[1]) ** 2 + (one[2] - two[2]) ** 2) - 3.8)
                     if far < nearest:
                         nearest, c_slot[made] = far, s
                 s = c_slot[made]
                 known, new = (s - 1, s) if way > 0 else (s, s - 1)
-                _compose(pose[h], frames[known], one)
-                _invert(one, two)
-                _compose(c_pose[made], frames[new], one)
-                _compose(two, one, c_step[made])
+                compose(pose[h], frames[known], one)
+                invert(one, two)
+                compose(c_pose[made], frames[new], one)
+                compose(two, one, c_step[made])
                 c_back[made], c_code[made], c_until[made] = h, -1, turn + m
                 made += 1
         for c in range(made):
@@ -424,7 +272,7 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
             c_wrong[c] = False
             if counted:
                 continue
-            c_wrong[c] = _miss(c_pose[c], y[at], x[at], w[at]) > cap
+            c_wrong[c] = miss(c_pose[c], y[at], x[at], w[at]) > cap
             if c_wrong[c]:
                 c_fixed[c] += cap
             else:
@@ -437,6 +285,8 @@ def extend(way, j, frames, slots, y, x, w, steps, table, sums, limits, out):
         for c in order:
             if alive == beam or c_rank[c] > c_rank[order[0]] + 60.0:
                 break
+            if _known(c_pose[c], c_until[c], pose, until, alive, y, at, way):
+                continue
             state[alive], pose[alive], fixed[alive], until[alive] = c_state[c], c_pose[c], c_fixed[c], c_until[c]
             back[turn, alive], b_slot[turn, alive], b_code[turn, alive] = c_back[c], c_slot[c], c_code[c]
             b_step[turn, alive], b_wrong[turn, alive] = c_step[c], c_wrong[c]

@@ -26,6 +26,7 @@ __all__ = ["AnchoredDecoder", "Anchors", "Decoded", "superpose_locally"]
 
 _NEAR = 10  # anchors around a residue that its superposition looks at
 _SEEN = 6  # anchors that the corrections look at
+_ACROSS = 0.02  # weight of an anchor beyond a missing residue
 _WIDTH = 16.0  # residues, within which anchors count (standard deviation of a Gaussian)
 _OFF = 3.0  # Å from the superposition at which an anchor has lost three quarters of its weight
 _LONG = 10.0  # Å, unit of the distances that the network reads
@@ -67,13 +68,18 @@ def take(rows: Float[Tensor, "b a *c"], place: Int[Tensor, "l c"]) -> Float[Tens
 
 
 def superpose_locally(
-    chain: Float[Tensor, "b l 4 4"], anchors: Float[Tensor, "b a 3"], known: Bool[Tensor, "b a"], spacing: int
+    chain: Float[Tensor, "b l 4 4"],
+    mask: Bool[Tensor, "b l"],
+    anchors: Float[Tensor, "b a 3"],
+    known: Bool[Tensor, "b a"],
+    spacing: int,
 ) -> Float[Tensor, "b l 4 4"]:
     """For each residue the rigid motion that brings the chain's anchored residues near it onto their anchors.
 
-    Weights fall off along the chain as a Gaussian of `_WIDTH` residues; a second superposition weighs anchors by their
-    distance after the first (Geman & McClure). Where fewer than three anchors are known around it, a residue moves with
-    the nearest that has enough; without any, nothing moves.
+    Weights fall off along the chain as a Gaussian of `_WIDTH` residues, and are small beyond a missing residue, where
+    the chain may be anywhere; a second superposition weighs anchors by their distance after the first (Geman, McClure).
+    Where fewer than three anchors are known around it, a residue moves with the nearest that has enough; without any,
+    nothing moves.
     """
     length = chain.shape[1]
     place = near_anchors(length, spacing, _NEAR, chain.device)
@@ -81,6 +87,8 @@ def superpose_locally(
     inside = (place >= 0) & (place < here.shape[1])
     away = (place * spacing - torch.arange(length, device=chain.device)[:, None]).to(chain.dtype)
     weight = torch.exp(-0.5 * (away / _WIDTH) ** 2) * inside * take(known.to(chain.dtype), place)
+    stretch = (~mask).cumsum(1)
+    weight = torch.where(take(stretch[:, ::spacing], place) == stretch[..., None], weight, _ACROSS * weight)
     mobile, target = take(here, place), take(torch.where(known[..., None], anchors, 0.0), place)
     move = kabsch(mobile, target, weight)
     off = (apply(move, mobile) - target).square().sum(-1)
@@ -206,7 +214,7 @@ class AnchoredDecoder(nn.Module):
             chained = chain_frames(steps, mask)
             with torch.no_grad():
                 known = known & mask[:, :: self.spacing]
-                move = superpose_locally(chained, anchors, known, self.spacing)
+                move = superpose_locally(chained, mask, anchors, known, self.spacing)
             # the chain learns from what is near; through a whole chain gradients explode with its lever arms
             frames = move @ chained.detach()
         slot = torch.arange(mask.shape[1], device=mask.device) % self.spacing

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -163,14 +163,18 @@ class ChainVQ(BackboneTokenizer):
         if spacing is None:
             spacing = self.config.anchors.spacing if self.config.anchors else 0
         plain = (super(ChainVQ, self).tokens(chain, codes) for chain, codes in zip(chains, found))
-        return [self._anchored(tokens, chain, spacing) for tokens, chain in zip(plain, chains)]
+        trust = bool(how.closed_loop)
+        return [self._anchored(tokens, chain, spacing, trust) for tokens, chain in zip(plain, chains)]
 
     def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
         tokens = super().tokens(item, codes)
         return self._anchored(tokens, item, self.config.anchors.spacing) if self.config.anchors else tokens
 
-    def _anchored(self, tokens: Tokens, chain: Backbone, spacing: int) -> Tokens:
-        """With the anchors of its own frame; none that would make `decode` repair the codes as they are."""
+    def _anchored(self, tokens: Tokens, chain: Backbone, spacing: int, trust: bool = True) -> Tokens:
+        """With the anchors of its own frame, `trust`: none that would make `decode` repair the codes as they are.
+
+        Codes of an open loop drift from their anchors, so those are what is right: all stay, and `decode` repairs.
+        """
         if spacing < 0:
             raise InputError(f"spacing must be at least 0, not {spacing}")
         if not spacing:
@@ -179,7 +183,8 @@ class ChainVQ(BackboneTokenizer):
         alpha, mask = torch.from_numpy(chain.coords[:, 1]), torch.from_numpy(chain.mask)
         sketch = self.points.sketch(alpha, mask, spacing)
         anchors, radius = sketch.anchors.numpy(), int(sketch.radius)
-        return self.trusted(replace(tokens, anchors=anchors, spacing=spacing, radius=radius))
+        anchored = replace(tokens, anchors=anchors, spacing=spacing, radius=radius)
+        return self.trusted(anchored) if trust else anchored
 
     @property
     def posed(self) -> bool:  # type: ignore[override]
@@ -202,7 +207,8 @@ class ChainVQ(BackboneTokenizer):
         return replace(tokens, anchors=np.full_like(tokens.anchors, -1))
 
     def check(self, tokens: Tokens) -> None:
-        super().check(tokens)
+        lost = tokens.codes.min(initial=0) < 0 and self._lost(tokens).any()
+        super().check(replace(tokens, codes=self._filled(tokens)) if lost else tokens)
         if tokens.anchors is not None and (tokens.radius is None or tokens.radius >= len(RADII)):
             raise TokensError(f"{tokens.where}: radius {tokens.radius} is outside 0..{len(RADII) - 1}")
 
@@ -219,20 +225,49 @@ class ChainVQ(BackboneTokenizer):
 
     def rebuild(self, many: Sequence[Tokens], batch_size: int, repair: bool = True) -> list[Backbone]:
         def work(part: list[int]) -> Float[Tensor, "b l 3 3"]:
-            codes = pad_sequence([torch.from_numpy(many[i].codes.astype(np.int64)) for i in part], batch_first=True)
+            codes = pad_sequence([torch.from_numpy(self._filled(many[i])) for i in part], batch_first=True)
             return self.model.decode(codes.to(self.device)).cpu()
 
         rows = in_batches(work, [len(t) for t in many], batch_size)
         return [self._placed(tokens, coords, repair) for tokens, coords in zip(many, rows)]
 
+    def _lost(self, tokens: Tokens) -> Bool[np.ndarray, " l"]:
+        """Slots of residues whose code a text has lost; without anchors nothing makes up for it."""
+        lost: Bool[np.ndarray, " l"] = (tokens.codes < 0) & tokens.mask & (tokens.anchors is not None)
+        return lost
+
+    def _filled(self, tokens: Tokens) -> Int[np.ndarray, " l"]:
+        """Codes, lost ones as the bonded one before (else after) them: most residues go on as their neighbours do."""
+        codes = tokens.codes.astype(np.int64)
+        if codes.min(initial=0) >= 0:
+            return codes
+        bonded = np.flatnonzero((codes >= 0) & (codes < self.codebook_size - self.config.n_break))
+        if len(bonded):
+            lost = np.flatnonzero(self._lost(tokens))
+            codes[lost] = codes[bonded[(np.searchsorted(bonded, lost) - 1).clip(min=0)]]
+        return codes
+
     def _placed(self, tokens: Tokens, coords: Float[Tensor, "l 3 3"], repair: bool) -> Backbone:
         """The chain where its anchors say, repaired."""
         if not self.config.anchors or tokens.anchors is None or tokens.radius is None:
             return backbone_of(tokens, coords.float().numpy())
+        codes = self._filled(tokens)
         placed, repairs = self.repairer(
-            tokens.codes, tokens.anchors, tokens.spacing, tokens.radius,
+            codes, tokens.anchors, tokens.spacing, tokens.radius,
             coords=coords, shared=bool(tokens.frame), repair=repair,
         )  # fmt: skip
         back = backbone_of(tokens, placed.astype(np.float32))
+        if tokens.codes.min(initial=0) < 0:
+            repairs = _with_lost(repairs, np.flatnonzero(self._lost(tokens)), codes)
         back.repairs = repairs
         return back
+
+
+def _with_lost(repairs: Repairs, lost: Int[np.ndarray, " n"], codes: Int[np.ndarray, " l"]) -> Repairs:
+    """Lost codes count as repaired, -1 before, also where what they were filled with has stayed."""
+    found = dict(zip(repairs.slots, zip(repairs.old, repairs.new)))
+    found |= {int(s): (-1, found[s][1] if s in found else int(codes[s])) for s in lost}
+    slots = sorted(found)
+    return replace(
+        repairs, slots=tuple(slots), old=tuple(found[s][0] for s in slots), new=tuple(found[s][1] for s in slots)
+    )

@@ -87,8 +87,8 @@ class AnchorConfig:
 
     points: str = "anchors-4096"
     spacing: int = 8
-    corrections: int = 2
-    depth: int = 2
+    corrections: int = 1
+    depth: int = 3
 
     def __post_init__(self) -> None:
         check_sizes(self)

@@ -168,10 +168,11 @@ class GCPVQVAE(BackboneTokenizer):
 
     def check(self, tokens: Tokens) -> None:
         super().check(tokens)
-        if self.config.anchors and tokens.anchors is not None and tokens.spacing != self.config.anchors.spacing:
+        spacing = self.config.anchors.spacing if self.config.anchors else tokens.spacing
+        if tokens.spacing != spacing and tokens.anchors is not None and len(tokens) > min(tokens.spacing, spacing):
             raise TokensError(
                 f"{tokens.where}: an anchor every {tokens.spacing} residues, {self.name} reads one every "
-                f"{self.config.anchors.spacing}; drop the anchors, or encode again"
+                f"{spacing}; drop the anchors, or encode again"
             )
 
     def _anchors(self, sketches: Sequence[Sketch]) -> Anchors:

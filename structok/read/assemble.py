@@ -112,8 +112,8 @@ def _kind(table: Table, residue: Residue) -> str:
     names = {table.name[i] for i in residue.rows}
     if kind == "protein":
         return kind if names & {"N", "CA", "C"} else "ligand"
-    if kind == "ligand" and {"N", "CA", "C"} <= names:
-        return "protein"
+    if {"N", "CA", "C"} <= names and (kind == "ligand" or (kind == "nucleic" and "C4'" not in names)):
+        return "protein"  # whatever it is called
     return kind
 
 

@@ -96,6 +96,12 @@ class Chain:
         """Whether each residue is bonded to the one before; the first counts as bonded."""
         return [True, *(self.ends.bond(a, b) < BOND_LIMIT for a, b in pairwise(self.residues))]
 
+    def may_miss(self, before: Residue, after: Residue, bonded: bool) -> bool:
+        """Whether residues may be missing between two neighbours."""
+        if self.gaps_said:
+            return bool(self.unseen) or (self.exact and after.place - before.place > 1)
+        return not bonded
+
 
 def find_chains(
     residues: list[Residue], ends: Ends, closed: frozenset[int], step: float = CA_STEP

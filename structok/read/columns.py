@@ -37,7 +37,9 @@ class Columns:
         """All values, '.' or '?' where the file says nothing."""
         if name not in self._texts:
             values = self._source[name].as_array(str, masked_value=".").tolist()
-            self._texts[name] = [value.strip() for value in values]
+            joined = "".join(values)
+            padded = joined.split() != [joined]
+            self._texts[name] = [value.strip() for value in values] if padded else values
         return self._texts[name]
 
     def some(self, name: str, rows: Sequence[int], default: str) -> list[str]:

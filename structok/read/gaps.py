@@ -28,8 +28,8 @@ def with_gaps(chain: Chain, letters: dict[tuple[str, int], str]) -> tuple[list[i
     ids: list[str] = []
     gaps = numbered = 0
     for i, residue in enumerate(residues):
-        if i and (chain.gaps_said or not bonded[i]):
-            before = residues[i - 1]
+        before = residues[i - 1]
+        if i and chain.may_miss(before, residue, bonded[i]):
             said = sorted((k for k in chain.unseen if before.key < k < residue.key), key=_place)
             if said:
                 found = [(chain.unseen[k], f"{k[0]}{k[1]}") for k in said]

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
 from glob import glob
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from structok.data.shards import chain_atoms, coordinates, make_chain, modality_in, pyarrow, read_rows
+from structok.data.shards import STRUCTURE, modality_of, pyarrow, read_rows, rows_of, structure_of
 from structok.errors import InputError, StructokError
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
@@ -23,6 +24,7 @@ __all__ = ["Distinct", "Item", "Reporter", "Wanted", "find_inputs", "read_inputs
 
 Item = tuple[str, str, Any]  # modality, source for messages, structure
 
+_STRUCTURE = ("centre", *{c: None for columns in STRUCTURE.values() for c in columns})
 _FOREIGN = "no columns id and coords; make such files with structok data build"
 
 
@@ -238,42 +240,24 @@ def _read_rows(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> 
     """Rows `offset` to `offset + size` of a parquet file, row group by row group."""
     with pyarrow().parquet.ParquetFile(unit.path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        modality = modality_in(file.schema_arrow)
-        known = ("id", "coords", "centre", "side_atoms", "chain", "sequence", "residue_ids", "selfies")
+        known = _STRUCTURE if wanted is Wanted.backbones else [*_STRUCTURE, "side_atoms"]
         columns = [c for c in known if c in file.schema_arrow.names]
-    if wanted is Wanted.backbones and "side_atoms" in columns:
-        columns.remove("side_atoms")
-    molecule = modality == "molecule"
+    modality = modality_of(Path(unit.path))
     last, start = unit.offset + weight(unit), 0
     for group, size in enumerate(sizes):
         first, start = start, start + size
         if start <= unit.offset or first >= last:
             continue
-        [table] = read_rows(unit.path, columns, [group])  # type: ignore[arg-type]
+        [table] = read_rows(Path(unit.path), columns, [group])
         skipped = max(unit.offset - first, 0)
         table = table.slice(skipped, min(last, start) - first - skipped)
-        fields = [c for c in columns if c not in ("coords", "centre", "side_atoms")]
-        atoms = coordinates(table, 3) if molecule else chain_atoms(table, modality)
-        rows = zip(atoms, *(table[c].to_pylist() for c in fields))
-        for number, (xyz, *values) in enumerate(rows, first + skipped):
+        for number, (xyz, row) in enumerate(rows_of(table), first + skipped):
             source = unit.source if unit.kind == "row" else f"{unit.source}, row {number + 1}"
-            row = dict(zip(fields, values))
             try:
-                if molecule:
-                    yield modality, source, _conformer(xyz, row)
-                elif chain in (None, row.get("chain")):
-                    ids = row.get("chain") or "A", row.get("residue_ids"), str(row["id"])
-                    yield modality, source, make_chain(modality, xyz, row.get("sequence"), *ids)
+                if modality == "molecule" or chain in (None, row.get("chain")):
+                    yield modality, source, structure_of(xyz, row)
             except StructokError as error:
                 log.error(InputError(f"{source}: {error}"), source)
-
-
-def _conformer(xyz: Any, row: dict[str, Any]) -> Any:
-    from structok.molecule.conformer import add_conformer, molecule_of
-
-    mol = add_conformer(molecule_of(row["selfies"], row["id"]), xyz)
-    mol.SetProp("_Name", row["id"])
-    return mol
 
 
 def _read_stdin(log: Reporter, chain: str | None, add_hs: bool, wanted: Wanted) -> Iterator[Item]:

@@ -8,10 +8,11 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from enum import StrEnum
+from dataclasses import replace
+from functools import partial
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -33,6 +34,7 @@ from structok.options import (
     Strict,
     refuse_overwrite,
 )
+from structok.streams import AnchorText
 
 if TYPE_CHECKING:
     from structok.tokens import Tokens
@@ -42,36 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["decode", "evaluate", "into_folder", "into_stream", "quantize"]
 
 
-class TokenFormat(StrEnum):
-    """Formats of token files."""
-
-    jsonl = "jsonl"
-    text = "text"
-    csv = "csv"
-    parquet = "parquet"
-
-
-class Crew(StrEnum):
-    """Who does bulk work."""
-
-    local = "local"
-    ray = "ray"
-
-
-class Anchors(StrEnum):
-    """Where texts have the anchors of a structure."""
-
-    none = "none"
-    inline = "inline"
-    first = "first"
-
-
-class StructureFormat(StrEnum):
-    """Formats of rebuilt structures."""
-
-    pdb = "pdb"
-    cif = "cif"
-    sdf = "sdf"
+TokenFormat = Literal["jsonl", "text", "csv", "parquet"]
+StructureFormat = Literal["pdb", "cif", "sdf"]
 
 
 def quantize(
@@ -93,15 +67,18 @@ def quantize(
     together: Annotated[
         bool, typer.Option("--complex", help="all inputs lie in one frame: a receptor and SDFs")
     ] = False,
-    anchors: Annotated[Anchors, typer.Option("--anchors", help="where text has them; other formats always do")] = (
-        Anchors.none
-    ),
+    anchors: Annotated[
+        AnchorText,
+        typer.Option("--anchors", help="where text has them; other formats always do"),
+    ] = "none",
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="processes, a model each; default all cores for a folder")
     ] = None,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="inputs per shard of a folder")] = 1024,
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="every N-th shard only")] = None,
-    engine: Annotated[Crew, typer.Option("--engine", help="who makes the shards of a folder")] = Crew.local,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="who makes the shards of a folder")
+    ] = "local",
     force: Force = False,
     strict: Strict = False,
     quiet: Quiet = False,
@@ -117,27 +94,17 @@ def quantize(
 
     path = Path(out) if out else None
     folder = path is not None and (path.is_dir() or str(out).endswith("/"))
-    if not folder and (shard or engine is not Crew.local):
+    if not folder and (shard or engine != "local"):
         raise typer.BadParameter("--shard and --engine need an output folder: -o tokens/")
-    kind = format.value if format else "parquet" if folder else token_format(path)
+    kind = format or ("parquet" if folder else token_format(path))
     settings = Settings(
-        model,
-        device,
-        chain,
-        add_hs,
-        Search(closed_loop, beam, None, rate_weight),
-        batch_size,
-        kind,
-        strict,
-        all_atom=all_atom,
-        anchors=anchors.value,
-        ligands=ligands,
-        together=together,
-    )
+        model, device, chain, add_hs, Search(closed_loop, beam, None, rate_weight), batch_size, kind, strict,
+        all_atom=all_atom, anchors=anchors, ligands=ligands, together=together,
+    )  # fmt: skip
     if (ligands or together) and (folder or workers or chain or "-" in inputs):
         raise typer.BadParameter("--complex and --ligands take files and write one file or stdout, in one process")
     if path is not None and folder:
-        into_folder(inputs, path, settings, shard_size, shard, engine.value, workers, force)
+        into_folder(inputs, path, settings, shard_size, shard, engine, workers, force)
     else:
         refuse_overwrite(path, force)
         if kind == "parquet" and path is None:
@@ -168,7 +135,7 @@ def decode(
     log, zoo = Log(strict, quiet), Zoo(model, device)
     label = "stdin" if tokens == "-" else tokens
     rebuilt = decode_items(read_tokens(tokens), zoo, log, label=label, batch_size=batch_size, relax=relax)
-    write_structures(rebuilt, out, format.value if format else None, oxygen=oxygen, force=force, log=log)
+    write_structures(rebuilt, out, format, oxygen=oxygen, force=force, log=log)
     log.finish()
 
 
@@ -235,20 +202,15 @@ def _alone(inputs: list[str], settings: Settings, log: Log) -> Iterator[Tokens]:
     """In this process, with all its threads."""
     from structok.read.inputs import read_inputs
     from structok.work.frames import complex_items
-    from structok.work.stream import Zoo, encode_items, wanted_of
-    from structok.work.tasks import say_what_tokens_lose
+    from structok.work.tasks import Quantizer, say_what_tokens_lose
 
     if settings.ligands or settings.together:
         for item, tokens in complex_items(_groups(inputs, settings.together), settings, log):
             say_what_tokens_lose(tokens, settings.format, log, item[1])
             yield tokens
         return
-    zoo = Zoo(settings.model, settings.device, all_atom=settings.all_atom)
-    wanted = wanted_of(settings.model, settings.all_atom)
-    items = read_inputs(inputs, log, chain=settings.chain, add_hs=settings.add_hs, wanted=wanted)
-    for item, tokens in encode_items(items, zoo, log, batch_size=settings.batch_size, search=settings.search):
-        say_what_tokens_lose(tokens, settings.format, log, item[1])
-        yield tokens
+    alone = Quantizer(replace(settings, threads=0))
+    yield from (tokens for _, tokens in alone.encode(partial(read_inputs, inputs), log))
 
 
 def _groups(inputs: list[str], together: bool) -> list[list[str]]:

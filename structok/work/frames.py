@@ -33,7 +33,7 @@ def in_frames(
         if not more or first[1].modality == "molecule":
             yield from (first, *more)
             continue
-        from structok.complex import share_frame
+        from structok.frame import share_frame
 
         group = [first, *more]
         entities = [(item[2], tokens, tokenizer(tokens.modality, tokens.model)) for item, tokens in group]
@@ -48,7 +48,8 @@ def in_frames(
 
 def complex_items(groups: Iterable[Sequence[str]], settings: Settings, log: Reporter) -> Iterator[tuple[Item, Tokens]]:
     """(item, tokens) of complexes, each of files that lie in one frame, with the ligands of the structure files."""
-    from structok.complex import encode_complex, read_complex
+    from structok.complex import read_complex
+    from structok.frame import encode_complex
     from structok.zoo import default_models, modality_of
 
     models: dict[str, Any] = dict(default_models())
@@ -86,6 +87,6 @@ def placed(many: Sequence[Tokens], rebuilt: Sequence[Any], tokenizer: Any) -> li
     """Structures where their anchors say, if they share a frame."""
     if not any(tokens.frame for tokens in many):
         return list(rebuilt)
-    from structok.complex import place
+    from structok.frame import place
 
     return [place(t, s, tokenizer) if t.frame else s for t, s in zip(many, rebuilt)]

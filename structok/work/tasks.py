@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,7 @@ __all__ = ["Chunk", "Outcome", "Quantizer", "Settings", "chunks", "say_what_toke
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the tokens of a structure, besides the structure.
-
-    `threads` 0 leaves torch as it is.
-    """
+    """What decides the tokens of a structure, besides the structure; `threads` 0 leaves torch as it is."""
 
     model: str | None = None
     device: str = "cpu"
@@ -115,7 +113,7 @@ class Quantizer:
             If the model cannot be loaded, the shard cannot be written, or with `strict` an input fails.
         """
         notes = Notes(self.settings.strict)
-        encoded = self._encode(task.units, notes)
+        encoded = self.encode(partial(read_units, task.units), notes, eager=False)
         outcome = Outcome(len(task), failures=notes.failures, notes=notes.notes)
         if task.probe:
             outcome.rows = sum(1 for _ in encoded)
@@ -126,32 +124,24 @@ class Quantizer:
             outcome.rows, outcome.size = write_shard(task.shard, self.settings.format, encoded, self.settings.anchors)
         return outcome
 
-    def _encode(self, units: Iterable[Unit], notes: Notes) -> Iterator[tuple[Item, Tokens]]:
+    def encode(
+        self, read: Callable[..., Iterable[Item]], log: Reporter, *, eager: bool = True
+    ) -> Iterator[tuple[Item, Tokens]]:
+        """(item, tokens) of what `read(log, chain, add_hs, wanted)` gives; see `encode_items` for `eager`."""
         from structok.work.stream import Zoo, encode_items, wanted_of
 
-        settings = self.settings
+        how = self.settings
         if self._zoo is None:
-            if settings.threads:
+            if how.threads:
                 import torch
 
-                torch.set_num_threads(settings.threads)
-            self._zoo = Zoo(settings.model, settings.device, all_atom=settings.all_atom)
-        encoded = encode_items(
-            read_units(
-                units,
-                notes,
-                chain=settings.chain,
-                add_hs=settings.add_hs,
-                wanted=wanted_of(settings.model, settings.all_atom),
-            ),
-            self._zoo,
-            notes,
-            batch_size=settings.batch_size,
-            search=settings.search,
-            eager=False,
-        )
-        for item, tokens in encoded:
-            say_what_tokens_lose(tokens, settings.format, notes, item[1])
+                torch.set_num_threads(how.threads)
+            self._zoo = Zoo(how.model, how.device, all_atom=how.all_atom)
+        items = read(log, chain=how.chain, add_hs=how.add_hs, wanted=wanted_of(how.model, how.all_atom))
+        for item, tokens in encode_items(
+            items, self._zoo, log, batch_size=how.batch_size, search=how.search, eager=eager
+        ):
+            say_what_tokens_lose(tokens, how.format, log, item[1])
             yield item, tokens
 
 

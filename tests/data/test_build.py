@@ -21,7 +21,7 @@ from structok.data import build as build_module
 from structok.data.build import build
 from structok.data.dataset import ShardDataset
 from structok.data.options import BuildOptions
-from structok.data.shards import find_shards, read_backbones, read_nucleic
+from structok.data.shards import find_shards, read_structures
 from structok.errors import InputError
 from structok.protein.allatom import AtomChain
 from structok.read.inputs import Wanted, read_inputs
@@ -73,7 +73,7 @@ def parts_of_7(monkeypatch):
 def test_every_format_and_archive_gives_its_chain(inputs, tmp_path, helix, rows_of):
     card = build([str(inputs)], tmp_path / "out", SMALL)
     assert card["counts"]["kept"] == 40
-    chains = {c.name: c for c in read_backbones(tmp_path / "out")}
+    chains = {c.name: c for c in read_structures(tmp_path / "out", "protein")}
     assert set(chains) == {f"ß {i:02d}_A" for i in range(40)}
     for i in range(40):
         expected, found = helix(20 + i, i), chains[f"ß {i:02d}_A"]
@@ -265,7 +265,7 @@ def test_int16_keeps_a_hundredth_of_an_angstrom(tmp_path, helix):
     wide = helix(40, 1)
     Backbone(wide.coords * 40, wide.sequence).write(tmp_path / "wide.cif")
     card = build([str(tmp_path / "*.cif")], tmp_path / "out", BuildOptions(coords="int16", max_missing=1))
-    [back] = read_backbones(tmp_path / "out")
+    [back] = read_structures(tmp_path / "out", "protein")
     [before] = read_structure(tmp_path / "x.cif")
     assert np.array_equal(back.mask, before.mask)
     assert np.nanmax(np.abs(back.coords - before.coords)) <= 0.0051
@@ -318,7 +318,7 @@ def test_a_file_with_one_bad_chain_does_not_stop_the_rest(tmp_path, helix, rows_
 @pytest.mark.parametrize("coords", ["float32", "int16"])
 def test_side_chains_are_kept_on_request(example, tmp_path, coords):
     build([str(example)], tmp_path / "out", BuildOptions(atoms="all", coords=coords))
-    [back] = read_backbones(tmp_path / "out")
+    [back] = read_structures(tmp_path / "out", "protein")
     [chain] = read_structure(example, atoms="all")
     atoms = AtomChain.of(chain.entity)
     assert isinstance(back, AtomChain) and back.sequence == atoms.sequence
@@ -340,7 +340,7 @@ def test_dna_and_rna_become_rows(tmp_path, coords, example):
     options = BuildOptions(modality="nucleic", min_length=2, coords=coords, validation=0)
     card = build([str(tmp_path / "n.cif"), str(example)], tmp_path / "out", options)
     assert card["counts"]["failed"] == 1 and "no DNA or RNA" in str(failures(tmp_path / "out"))
-    [back] = read_nucleic(tmp_path / "out")
+    [back] = read_structures(tmp_path / "out", "nucleic")
     assert (back.sequence, back.chain_id, back.name) == (chain.sequence, "B", "n_B")
     assert np.array_equal(np.isfinite(back.atoms), np.isfinite(chain.atoms))
     assert np.nanmax(np.abs(back.atoms - chain.atoms)) <= 0.0061
@@ -349,4 +349,4 @@ def test_dna_and_rna_become_rows(tmp_path, coords, example):
     [batch] = ShardDataset(tmp_path / "out")
     assert batch.coords.shape == (1, 8, 23, 3) and batch.mask.all()
     with pytest.raises(InputError, match="of modality nucleic"):
-        list(read_backbones(tmp_path / "out"))
+        list(read_structures(tmp_path / "out", "protein"))

@@ -14,7 +14,7 @@ from structok.data import shards
 from structok.data.build import build
 from structok.data.dataset import ShardDataset
 from structok.data.options import BuildOptions
-from structok.data.shards import read_backbones
+from structok.data.shards import read_structures
 from train.data import load_backbones
 from train.protein.data import Chains, Sampling
 
@@ -50,7 +50,7 @@ def test_each_structure_comes_once(folder):
 
 
 def test_batches_are_the_chains_padded(folder):
-    chains = {c.name: c for c in read_backbones(folder)}
+    chains = {c.name: c for c in read_structures(folder, "protein")}
     dataset = ShardDataset(folder, None, size=500, buffer=50)
     for batch in dataset:
         assert batch.mask.numel() <= 500
@@ -76,7 +76,7 @@ def test_the_order_follows_seed_and_epoch(folder):
 
 def test_without_shuffling_the_order_is_that_of_the_shards(folder):
     found = ids(ShardDataset(folder, "train", size=1, shuffle=False, buffer=1))
-    written = [c.name for c in read_backbones(folder, "train")]
+    written = [c.name for c in read_structures(folder, "protein", "train")]
     assert sorted(found) == sorted(written)
     assert [set(found[i : i + 8]) for i in range(0, 40, 8)] == [set(written[i : i + 8]) for i in range(0, 40, 8)]
 
@@ -94,8 +94,8 @@ def test_workers_and_ranks_share_without_duplicates(folder, workers, world):
 
 def test_training_code_reads_the_folder(folder):
     data = load_backbones(folder)
-    chains = {c.name: c for c in read_backbones(folder)}
-    validation = {c.name for c in read_backbones(folder, "validation")}
+    chains = {c.name: c for c in read_structures(folder, "protein")}
+    validation = {c.name for c in read_structures(folder, "protein", "validation")}
     assert len(data) == 120
     for i, name in enumerate(data.names):
         assert np.array_equal(data[i].numpy(), chains[name].coords, equal_nan=True)
@@ -112,10 +112,10 @@ def test_no_shards(tmp_path):
     with pytest.raises(StructokError, match="structok data build"):
         ShardDataset(tmp_path)
     with pytest.raises(StructokError, match="structok data build"):
-        list(read_backbones(tmp_path))
+        list(read_structures(tmp_path, "protein"))
     (tmp_path / "x.parquet").write_bytes(b"no parquet")
     with pytest.raises(StructokError, match=r"x\.parquet"):
-        list(read_backbones(tmp_path / "x.parquet"))
+        list(read_structures(tmp_path / "x.parquet", "protein"))
 
 
 def used(dataset, workers, stop):

@@ -19,7 +19,7 @@ from structok import StructokError
 from structok.cli import main
 from structok.data.build import build
 from structok.data.options import BuildOptions
-from structok.data.shards import read_backbones, read_conformers
+from structok.data.shards import read_structures
 from structok.read.sources import find_units
 from train.molecule.data import MoleculeArrays, Source
 
@@ -56,7 +56,7 @@ def test_molecules(sdf, tmp_path, rows_of, coords):
     assert card["counts"] == {"read": 11, "failed": 3, "found": 8, "aside": 0, "kept": 7}
     reasons = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
     assert ["2D" in reasons[0], "fragments" in reasons[1], "record 11" in reasons[2]] == [True] * 3
-    mols = {m.GetProp("_Name"): m for m in read_conformers(tmp_path / "out")}
+    mols = {m.GetProp("_Name"): m for m in read_structures(tmp_path / "out", "molecule")}
     assert sorted(mols) == [f"mol {i}" for i in range(7)]
     for i, smiles in enumerate(SMILES[:7]):
         back, before = mols[f"mol {i}"], embedded(smiles, i + 1)
@@ -75,7 +75,7 @@ def test_molecule_training_reads_the_folder(sdf, tmp_path):
     train = MoleculeArrays.load(Source(str(tmp_path / "out"), split=0), tmp_path / "cache")
     valid = MoleculeArrays.load(Source(str(tmp_path / "out"), split=1), tmp_path / "cache")
     assert (len(train.atom_end), len(valid.atom_end)) == tuple(
-        sum(1 for _ in read_conformers(tmp_path / "out", s)) for s in ("train", "validation")
+        sum(1 for _ in read_structures(tmp_path / "out", "molecule", s)) for s in ("train", "validation")
     )
     assert len(train.atom_end) + len(valid.atom_end) == 7
 
@@ -107,7 +107,7 @@ def test_foldcomp(tmp_path, example, chain):
     (tmp_path / "db.lookup").write_text("0\tAF-X\t0\n1\tAF-Y\t1\n")
     (tmp_path / "db.dbtype").write_bytes(struct.pack("<i", 0))
     build([str(tmp_path / "db"), str(tmp_path / "single.fcz")], tmp_path / "out", BuildOptions(dedup=False))
-    found = list(read_backbones(tmp_path / "out"))
+    found = list(read_structures(tmp_path / "out", "protein"))
     assert len(found) == 3
     for back in found:
         assert back.sequence == chain.sequence

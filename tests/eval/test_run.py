@@ -68,3 +68,9 @@ def test_a_model_that_does_not_exist_fails_by_name(tmp_path, structures):
     assert not (tmp_path / "benchmark_small.json").exists()
     assert CliRunner().invoke(app, ["--data", str(tmp_path / "nothing")]).exit_code == 2
     assert CliRunner().invoke(app, ["--beam", "two", *out]).exit_code == 2
+
+
+def test_what_is_measured_unless_asked_otherwise_codes_backbones_or_molecules():
+    names = run.default_models()
+    assert {"chain-vq-4096", "molstructok"} <= set(names)
+    assert not [n for n in names if n.startswith(("sidechain", "nucleic"))]

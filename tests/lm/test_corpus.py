@@ -15,7 +15,8 @@ from structok.errors import InputError, StructokError
 from structok.files import TokenWriter
 from structok.lm import Vocabulary
 from structok.lm.annotations import Annotations, read_annotations
-from structok.lm.corpus import Composer, load_vocabulary, write_corpus
+from structok.lm.composing import Composer
+from structok.lm.corpus import load_vocabulary, write_corpus
 
 LETTERS = list("ACDEFGHIKLMNPQRSTVWY")
 
@@ -173,7 +174,7 @@ def test_counts_are_those_of_the_texts(vocabulary, molecule, tmp_path):
     assert stats["tokens"]["structure"] == everything.count("<S ")
     assert stats["tokens"]["control"] == everything.count("<|")
     assert stats["instances"] == len(rows) == 39
-    assert stats["records"] == {"protein": 12, "molecule": 1, "annotated": 0}
+    assert stats["records"] == {"protein": 12, "nucleic": 0, "molecule": 1, "annotated": 0, "complex": 0}
     assert json.loads((tmp_path / "c.jsonl.stats.json").read_text()) == stats
     assert stats["llama_factory"] == {"c": {"file_name": "c.jsonl", "columns": {"prompt": "text"}}}
 

@@ -149,3 +149,11 @@ def test_a_refused_molecule_names_itself(tokenizer):
     mol = embed("CC(=O)[O-].[Na+]", "sodium acetate")
     with pytest.raises(InputError, match=r"^sodium acetate: 2 fragments"):
         tokenizer.encode(mol)
+
+
+def test_what_tokens_do_not_hold_is_told(tokenizer, caplog):
+    mol = conformer_of(HANDLED["deuterium"])
+    mol.GetAtomWithIdx(0).SetAtomMapNum(7)
+    with caplog.at_level("INFO", logger="structok"):
+        tokenizer.encode(mol)
+    assert "3 isotopes not kept" in caplog.text and "1 atom map number not kept" in caplog.text

@@ -11,7 +11,7 @@ import structok
 from structok.geometry import kabsch
 from structok.polymer.anchors import RADII
 from structok.polymer.repair import Limits, Repairer
-from structok.polymer.repair_cpu import SUMS, add, fit, gather, misfit, move
+from structok.polymer.superpose_cpu import SUMS, add, fit, gather, misfit, move
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def tokens(tok):
     return tok.encode(chain)
 
 
+@settings(deadline=None)  # compiled on the first call
 @given(st.integers(3, 12), st.integers(0, 1000), st.booleans())
 def test_fit_is_kabsch(n, seed, mirror):
     random = np.random.default_rng(seed)
@@ -59,7 +60,7 @@ def test_sums_move_with_their_points():
 
 
 def test_nothing_is_repaired_without_damage(tok, tokens, chain):
-    for t in (tokens, tok.encode(chain)):
+    for t in (tokens, *(tok.encode(chain, spacing=n) for n in (2, 4, 6, 8, 16))):
         back, plain = tok.decode(t), tok.decode(t, repair=False)
         assert not back.repairs and np.array_equal(back.coords, plain.coords, equal_nan=True)
         bare = tok.decode(structok.Tokens(t.codes, "protein", t.model))
@@ -114,6 +115,24 @@ def test_any_damage_decodes_to_something_finite(tok, tokens, seed, share):
     assert np.isfinite(back.coords).all()
     again = tok.decode(changed(tokens, codes=codes, anchors=anchors))
     assert np.array_equal(back.coords, again.coords)
+
+
+def test_two_wrong_codes_beside_each_other(tok, tokens):
+    codes = tokens.codes.copy()
+    codes[[74, 76]] = 1234, 3210
+    damaged = changed(tokens, codes=codes)
+    truth, back = tok.decode(tokens), tok.decode(damaged)
+    assert structok.metrics.rmsd(tok.decode(damaged, repair=False), truth) > 4
+    assert structok.metrics.rmsd(back, truth) < 2
+    off = np.linalg.norm(back.coords[:, 1] - truth.coords[:, 1], axis=-1)
+    assert off.max() < 10  # what lies between does not swing out
+
+
+def test_anchors_pin_the_codes_of_an_open_loop(tok, chain):
+    loose = tok.encode(chain, closed_loop=False)
+    assert (loose.anchors >= 0).all()
+    free, held = tok.decode(loose, repair=False), tok.decode(loose)
+    assert structok.metrics.rmsd(held, chain) < min(2.0, structok.metrics.rmsd(free, chain))
 
 
 def test_few_anchors_are_no_evidence(tok, tokens):

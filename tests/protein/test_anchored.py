@@ -66,12 +66,12 @@ def test_unknown_anchors_are_not_read(decoder, chain):
 
 
 def test_exact_anchors_pose_an_exact_chain(chain):
-    known = chain[3]
+    _, mask, _, known, _ = chain
     torch.manual_seed(2)
     frames = rigid(o3.rand_matrix(LENGTH).double(), (3 * torch.randn(LENGTH, 3).double()).cumsum(0)).expand(2, -1, 4, 4)
     move = motion()
     anchors = apply(move, frames[:, ::SPACING, :3, 3])
-    found = superpose_locally(frames, anchors, known, SPACING)
+    found = superpose_locally(frames, mask, anchors, known, SPACING)
     torch.testing.assert_close(found, move.expand_as(found), rtol=1e-6, atol=1e-6)
 
 
@@ -81,14 +81,29 @@ def test_one_wrong_anchor_moves_the_chain_little(chain):
     frames = rigid(o3.rand_matrix(LENGTH).double(), (3 * torch.randn(LENGTH, 3).double()).cumsum(0)).expand(2, -1, 4, 4)
     anchors = frames[:, ::SPACING, :3, 3].clone()
     anchors[:, 3] += 30.0
-    found = superpose_locally(frames, anchors, known, SPACING) @ frames
+    found = superpose_locally(frames, mask, anchors, known, SPACING) @ frames
     assert (found - frames)[..., :3, 3].norm(dim=-1)[mask].median() < 1.0
 
 
+def test_both_sides_of_a_gap_lie_on_their_own_anchors():
+    torch.manual_seed(4)
+    length, gap = 120, 60
+    true = rigid(o3.rand_matrix(length).double(), (3 * torch.randn(length, 3).double()).cumsum(0))[None]
+    mask = torch.ones(1, length, dtype=torch.bool)
+    mask[0, gap] = False
+    chain = torch.cat([true[:, :gap], motion() @ true[:, gap:]], 1)  # nothing says where the chain goes on
+    anchors = true[:, ::SPACING, :3, 3]
+    known = mask[:, ::SPACING]
+    found = superpose_locally(chain, mask, anchors, known, SPACING) @ chain
+    assert (found - true)[..., :3, 3].norm(dim=-1)[mask].max() < 0.5
+    blind = superpose_locally(chain, torch.ones_like(mask), anchors, known, SPACING) @ chain
+    assert (blind - true)[..., :3, 3].norm(dim=-1)[mask].max() > 2.0
+
+
 def test_no_anchors_no_motion(chain):
-    _, _, anchors, known, _ = chain
+    _, mask, anchors, known, _ = chain
     frames = motion().expand(2, LENGTH, 4, 4)
-    still = superpose_locally(frames, anchors, torch.zeros_like(known), SPACING)
+    still = superpose_locally(frames, mask, anchors, torch.zeros_like(known), SPACING)
     assert torch.equal(still, torch.eye(4).double().expand_as(still))
 
 

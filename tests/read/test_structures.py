@@ -134,6 +134,12 @@ def test_bonded_hetatm_residue_is_kept(tmp_path, short):
     assert back.sequence == "AAAAAMAAAAAA"
 
 
+def test_a_residue_that_is_called_as_a_nucleotide_is(tmp_path, short):
+    text = "".join(residue(x, i, "ASU" if i == 6 else "ALA") for i, x in enumerate(short.coords, 1))
+    [chain] = read_pdb(tmp_path, text)
+    assert chain.mask.all() and len(chain) == 12 and chain.sequence[5] != "A"
+
+
 def test_incomplete_residue_is_a_missing_slot_with_its_letter(tmp_path, short):
     text = ""
     for i, xyz in enumerate(short.coords):

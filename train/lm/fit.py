@@ -1,10 +1,10 @@
-"""A small Qwen3-architecture language model on structure tokens, from random weights, to see what they cost to learn.
+"""Train small language models on structure tokens, from random weights, to see what the tokens cost to learn.
 
-    python -m train.lm chain-vq-4096:closed:1 -o runs/lm/chain-vq-4096-closed-1
+    python -m train.lm chain-vq-4096 --anchors none,inline,first --seeds 3
 
-A row is MODEL:open, or MODEL:closed with the checkpoint's own weights, MODEL:closed:LATENT_WEIGHT, or
-MODEL:closed:LATENT_WEIGHT:RATE_WEIGHT. Every row reads the same crops or molecules in the same order, each once, with
-the symbols (amino acids, SELFIES) or the codes first by chance, in the same number of steps.
+A row is MODEL with the checkpoint's own search, MODEL:open, or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]. Every
+model of a modality sees the same number of tokens in as many steps and has the same parameters; half of the documents
+begin with the string (amino acids, SELFIES).
 """
 
 from __future__ import annotations
@@ -13,164 +13,109 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import typer
-from jaxtyping import Float, Int
 from rich.console import Console
-from torch import Tensor
-from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from safetensors.torch import load_file, save_file
 
 import structok
 from structok.errors import InputError
-from structok.tokens import Tokens
+from structok.tokenizer import Search
+from structok.tokens import AnchorText, Tokens
 from train.data import load_backbones, shared_folder
-from train.lm.data import (
-    AMINO_ACIDS,
-    Document,
-    Pair,
-    PairVocabulary,
-    batches,
-    chain_crops,
-    padded,
-    pair_of,
-    small_molecules,
-)
+from train.lm.data import batches, chain_crops, small_molecules
+from train.lm.network import Settings, TokenModel, meanings_of
+from train.lm.words import AMINO_ACIDS, Document, Kind, Pair, PairVocabulary, pair_of
 
 console = Console(stderr=True)
+RUNS = Path("runs/lm")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A tokenizer and how its codes are assigned; weights that are None are the checkpoint's own."""
+    """A tokenizer and how its codes are assigned; what is None is the checkpoint's own."""
 
     model: str
-    closed: bool
+    closed: bool | None = None
     latent_weight: float | None = None
     rate_weight: float | None = None
-    beam: int = 8
 
     @classmethod
     def parse(cls, text: str) -> Row:
-        """From 'chain-vq-4096:open' or 'chain-vq-4096:closed:1'."""
-        model, loop, *weights = [*text.split(":"), ""][:5]
-        if loop not in ("open", "closed") or (loop == "open" and any(weights)) or text.count(":") > 3:
-            raise InputError(f"{text}: a row is MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")
+        """From 'chain-vq-4096', 'chain-vq-4096:open' or 'chain-vq-4096:closed:1'."""
+        model, loop, *weights = [*text.split(":"), "", ""][:5]
+        weights = [w for w in weights if w]
+        if loop not in ("", "open", "closed") or (loop != "closed" and weights) or text.count(":") > 3:
+            raise InputError(f"{text}: a row is MODEL, MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")
         try:
-            return cls(model, loop == "closed", *(float(w) for w in weights if w))
+            return cls(model, {"": None, "open": False, "closed": True}[loop], *map(float, weights))
         except ValueError:
             raise InputError(f"{text}: the weights must be numbers") from None
 
     @property
-    def weights(self) -> dict[str, float]:
-        """Those that were given, by the name of the option."""
-        given = {"latent_weight": self.latent_weight, "rate_weight": self.rate_weight}
+    def options(self) -> dict[str, Any]:
+        """Those of `encode_batch`."""
+        given = {"closed_loop": self.closed, "latent_weight": self.latent_weight, "rate_weight": self.rate_weight}
         return {name: value for name, value in given.items() if value is not None}
-
-    @property
-    def assignment(self) -> str:
-        """In words."""
-        if not self.closed:
-            return "open loop"
-        letters = {"latent_weight": "λ", "rate_weight": "μ"}
-        return ", ".join(
-            [f"closed loop, beam {self.beam}", *(f"{letters[name]} {value:g}" for name, value in self.weights.items())]
-        )
 
     @property
     def name(self) -> str:
         """As a folder's name."""
-        parts = [Path(self.model).name, "closed" if self.closed else "open", *(f"{w:g}" for w in self.weights.values())]
-        return "-".join(parts)
+        loop = [] if self.closed is None else ["closed" if self.closed else "open"]
+        weights = [f"{w:g}" for w in (self.latent_weight, self.rate_weight) if w is not None]
+        return "-".join([Path(self.model).name, *loop, *weights])
 
     def encode(self, tokenizer: Any, structures: Sequence[Any]) -> list[Tokens]:
         """Tokens of many structures."""
-        options: dict[str, Any] = {"closed_loop": self.closed, **self.weights}
-        if self.closed:
-            options["beam"] = self.beam
-        return tokenizer.encode_batch(structures, **options)
+        return tokenizer.encode_batch(structures, search=Search(**self.options))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The language model and its budget, the same for all rows of a modality."""
-
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    inner: int = 384
-    residues: int = 250_000  # of training crops
-    molecules: int = 6_000
-    batch: int = 1024  # padded tokens per step
-    rate: float = 6e-3
-    warmup: float = 0.05  # share of the steps
-    decay: float = 0.1
-    seed: int = 0
+def folder_of(runs: Path, row: Row, anchors: AnchorText, seed: int) -> Path:
+    """Where a language model is kept."""
+    return runs / f"{row.name}-{anchors}-{seed}"
 
 
-def make_model(vocabulary: PairVocabulary, settings: Settings) -> Qwen3ForCausalLM:
-    """Random weights."""
-    torch.manual_seed(settings.seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(vocabulary),
-            hidden_size=settings.hidden,
-            num_hidden_layers=settings.layers,
-            intermediate_size=settings.inner,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.heads,
-            head_dim=settings.hidden // settings.heads,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            pad_token_id=vocabulary.PAD,
-        )
-    )
-
-
-def attention_bias(positions: Int[Tensor, "b t"], heads: int, queries: int | None = None) -> Float[Tensor, "b h q t"]:
-    """Causal mask, and a fixed preference for keys near the residue or atom that comes next, in either stream.
-
-    Linear in the distance (Press et al. 2022), with slopes 2, 1/2, 1/8, ... over the heads. Which residue belongs to
-    which code is the first thing that a large model learns of two streams; a small one would spend its whole
-    budget on it. `queries` are the last so many tokens; default: all.
-    """
-    length = positions.shape[1]
-    queries = length if queries is None else queries
-    distance = (positions[:, length - queries :, None] + 1 - positions[:, None]).abs()
-    slopes = 2 * 4.0 ** -torch.arange(heads)
-    bias = -slopes[:, None, None] * distance[:, None]
-    later = torch.ones(length, length, dtype=torch.bool).triu(1)[length - queries :]
-    return bias.masked_fill(later, -torch.inf)
-
-
-def loss_of(model: Qwen3ForCausalLM, documents: Sequence[Document]) -> tuple[Float[Tensor, "b t"], Int[Tensor, "b t"]]:
-    """Negative log likelihood in nats of each token but the first (0 on padding), and the likeliest token."""
-    ids, positions = padded(documents)
-    bias = attention_bias(positions, model.config.num_attention_heads)
-    logits = model(input_ids=ids, position_ids=positions, attention_mask=bias).logits[:, :-1]
-    loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none", ignore_index=0)
-    return loss.view(ids.shape[0], -1), logits.detach().argmax(-1)
-
-
-def fit(
+def documents_of(
     pairs: Sequence[Pair],
     vocabulary: PairVocabulary,
     settings: Settings,
+    anchors: AnchorText,
+    given: bool | None = None,
+) -> list[Document]:
+    """Documents in random order until they hold the tokens of the budget; pairs come again if there are too few.
+
+    `given` says whether the string leads; by chance where it is None.
+    """
+    random = np.random.default_rng(settings.seed)
+    found: list[Document] = []
+    total = 0
+    while total < settings.tokens:
+        for i in random.permutation(len(pairs)):
+            leads = bool(random.random() < settings.given) if given is None else given
+            found.append(vocabulary.document(pairs[i], anchors, leads))
+            total += len(found[-1])
+            if total >= settings.tokens:
+                break
+    return found
+
+
+def fit(
+    plan: Sequence[Sequence[Document]],
+    model: TokenModel,
+    settings: Settings,
     report: Callable[[int, int, float], None] = lambda step, steps, bits: None,
-) -> Qwen3ForCausalLM:
-    """Train on each pair once, in one of its two orders by chance."""
-    model = make_model(vocabulary, settings).train()
-    order = np.random.default_rng(settings.seed).random(len(pairs)) < 0.5
-    plan = batches([vocabulary.document(p, bool(first)) for p, first in zip(pairs, order)], settings.batch)
+) -> TokenModel:
+    """Train on batches of documents, each once."""
+    model.train()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": settings.decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.95), fused=True)
     warm = max(1, round(settings.warmup * len(plan)))
 
     def schedule(step: int) -> float:
@@ -179,8 +124,8 @@ def fit(
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     for step, part in enumerate(plan):
-        loss, _ = loss_of(model, part)
-        mean = loss.sum() / sum(len(d.ids) - 1 for d in part)
+        loss, _ = model(part)
+        mean = loss.sum() / sum(int((d.kinds >= 0).sum()) for d in part)
         mean.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -190,82 +135,91 @@ def fit(
     return model.eval()
 
 
-@torch.no_grad()
-def sample(
-    model: Qwen3ForCausalLM,
-    prefix: Int[Tensor, "b t"],
-    positions: Int[Tensor, " t"],
-    steps: int,
-    seed: int,
-) -> Int[Tensor, "b s"]:
-    """Continue prefixes at temperature 1, whose positions go on with 1, 2, 3, ... after the last one's 0.
-
-    Samples go on after an end token; the caller cuts there.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    cache = DynamicCache(config=model.config)
-    ids, at = prefix, positions.expand_as(prefix)
-    out = []
-    for step in range(steps):
-        new = ids.shape[1]
-        bias = attention_bias(at, model.config.num_attention_heads, new)
-        logits = model(input_ids=ids, position_ids=at[:, -new:], attention_mask=bias, past_key_values=cache).logits
-        ids = torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator)
-        at = torch.cat([at, torch.full_like(ids, step + 1)], 1)
-        out.append(ids)
-    return torch.cat(out, 1)
-
-
-def training_pairs(row: Row, tokenizer: Any, data: Path, settings: Settings) -> tuple[list[Pair], PairVocabulary]:
-    """The tokenized training set of a row, and its vocabulary."""
+def training_tokens(row: Row, tokenizer: Any, data: Path, settings: Settings) -> list[Tokens]:
+    """The tokenized training set of a row, the same for every seed."""
     if tokenizer.modality == "protein":
-        crops = chain_crops(load_backbones(data / "protein" / "train.npz"), 0, settings.residues, settings.seed)
-        pairs = [pair_of(t) for t in row.encode(tokenizer, crops)]
-        return pairs, PairVocabulary(tuple(AMINO_ACIDS), tokenizer.codebook_size)
-    mols = small_molecules(data / "molecule" / "qm9.npz", 0, settings.molecules)
-    pairs = [pair_of(t) for t in row.encode(tokenizer, mols)]
-    return pairs, PairVocabulary(tuple(sorted({s for p in pairs for s in p.symbols})), tokenizer.codebook_size)
+        crops = chain_crops(load_backbones(data / "protein" / "train.npz"), 0, settings.residues, 0)
+        return row.encode(tokenizer, crops)
+    return row.encode(tokenizer, small_molecules(data / "molecule" / "qm9.npz", 0, settings.residues // 30))
 
 
-def train_row(row: Row, data: Path, out: Path, settings: Settings) -> None:
-    """Tokenize, train, and write the model with `vocabulary.json` and `training.json`; nothing if it is there."""
-    if (out / "training.json").exists():
+def train_rows(
+    row: Row, forms: Sequence[AnchorText], seeds: Sequence[int], data: Path, runs: Path, settings: Settings
+) -> None:
+    """Tokenize once, train each form with each seed, and write what `load_model` reads; nothing that is there."""
+    wanted = [(form, seed, folder_of(runs, row, form, seed)) for seed in seeds for form in forms]
+    wanted = [w for w in wanted if not (w[2] / "training.json").exists()]
+    if not wanted:
         return
     began = time.time()
     tokenizer = structok.load(row.model)
-    pairs, vocabulary = training_pairs(row, tokenizer, data, settings)
-    console.log(f"{row.name}: {len(pairs)} documents tokenized in {time.time() - began:.0f} s")
-    began = time.time()
-
-    def report(step: int, steps: int, bits: float) -> None:
-        if step % 50 == 0 or step == steps - 1:
-            console.log(f"{row.name}: step {step} of {steps}, {bits:.3f} bits/token, {time.time() - began:.0f} s")
-
-    model = fit(pairs, vocabulary, settings, report)
+    tokens = training_tokens(row, tokenizer, data, settings)
+    pairs = [pair_of(t) for t in tokens]
+    console.log(f"{row.name}: {len(pairs)} structures tokenized in {time.time() - began:.0f} s")
+    protein = tokenizer.modality == "protein"
+    symbols = tuple(AMINO_ACIDS) if protein else tuple(sorted({s for p in pairs for s in p.symbols}))
+    vocabulary = PairVocabulary(symbols, tokenizer.codebook_size)
     count = np.bincount(np.concatenate([p.codes[p.codes >= 0] for p in pairs]), minlength=tokenizer.codebook_size)
-    model.save_pretrained(out)
-    (out / "vocabulary.json").write_text(json.dumps({**asdict(vocabulary), "unigrams": count.tolist()}) + "\n")
-    record = {
-        "row": asdict(row),
-        "settings": asdict(settings),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "documents": len(pairs),
-        "codes": int(count.sum()),
-        "tokens": sum(2 * len(p.symbols) + 4 for p in pairs),
-        "steps": len(batches([vocabulary.document(p, False) for p in pairs], settings.batch)),
-        "seconds": round(time.time() - began),
-    }
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    for form, seed, out in wanted:
+        own = replace(settings, seed=seed, given=settings.given if protein else 1.0)
+        documents = documents_of(pairs, vocabulary, own, form)
+        plan = batches(documents, own.batch)
+        began = time.process_time()
+
+        def report(step: int, steps: int, bits: float, name: str = out.name, began: float = began) -> None:
+            if step % 50 == 0 or step == steps - 1:
+                console.log(f"{name}: step {step} of {steps}, {bits:.3f} bits, {time.process_time() - began:.0f} s")
+
+        model = TokenModel(vocabulary, own, meanings_of(tokenizer))
+        model.start(documents)
+        fit(plan, model, own, report)
+        record = {
+            "row": asdict(row),
+            "anchors": form,
+            "settings": asdict(own),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "documents": len(documents),
+            "codes": int(sum((d.kinds == Kind.CODE).sum() for d in documents)),
+            "tokens": sum(map(len, documents)),
+            "steps": len(plan),
+            "cpu_seconds": round(time.process_time() - began),
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / "model.safetensors")
+        (out / "vocabulary.json").write_text(json.dumps({**asdict(vocabulary), "unigrams": count.tolist()}) + "\n")
+        (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def load_model(folder: Path) -> tuple[TokenModel, dict[str, Any], list[int]]:
+    """What `train_rows` wrote: the model, `training.json`, and how often each code was seen."""
+    training = json.loads((folder / "training.json").read_text())
+    record = json.loads((folder / "vocabulary.json").read_text())
+    unigrams = record.pop("unigrams")
+    vocabulary = PairVocabulary(**{**record, "symbols": tuple(record["symbols"])})
+    meanings = meanings_of(structok.load(training["row"]["model"]))
+    model = TokenModel(vocabulary, Settings(**training["settings"]), meanings)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval(), training, unigrams
+
+
+def forms_of(text: str) -> list[AnchorText]:
+    """From 'none,inline,first'."""
+    found = [f.strip() for f in text.split(",") if f.strip()]
+    if not found or set(found) - {"none", "inline", "first"}:
+        raise InputError(f"{text}: anchors are none, inline or first, with commas between")
+    return found  # type: ignore[return-value]
 
 
 def main(
-    row: Annotated[str, typer.Argument(help="MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the language model")],
+    row: Annotated[str, typer.Argument(help="MODEL, MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")],
+    anchors: Annotated[str, typer.Option(help="none, inline, first: where they stand, with commas between")] = "none",
+    seeds: Annotated[int, typer.Option(help="how many")] = 1,
+    runs: Annotated[Path, typer.Option("-o", "--runs", help="folder for the language models")] = RUNS,
     data: Annotated[Path | None, typer.Option(help="folder with protein/train.npz and molecule/qm9.npz")] = None,
-    residues: int = Settings.residues,
-    molecules: int = Settings.molecules,
-    seed: int = 0,
+    tokens: Annotated[int, typer.Option(help="of training")] = Settings.tokens,
+    residues: Annotated[int, typer.Option(help="of training crops")] = Settings.residues,
 ) -> None:
-    """Train the language model of one row."""
-    settings = Settings(residues=residues, molecules=molecules, seed=seed)
-    train_row(Row.parse(row), data or shared_folder() / "data", out, settings)
+    """Train the language models of one row."""
+    settings = Settings(tokens=tokens, residues=residues)
+    folder = data or shared_folder() / "data"
+    train_rows(Row.parse(row), forms_of(anchors), range(seeds), folder, runs, settings)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich.progress import track
 
-from structok.data.shards import SPLITS, read_conformers
+from structok.data.shards import SPLITS, read_structures
 from structok.errors import StructokError
 from structok.molecule.conformer import in_token_order
 from structok.molecule.graph import Graph, graph_of
@@ -102,7 +102,7 @@ def _molecules(source: Source) -> Iterator[tuple[str, Mol]]:
         return
     if path.is_dir():
         split = None if source.split is None else SPLITS[source.split]
-        found = ((mol.GetProp("_Name"), mol) for mol in read_conformers(path, split))
+        found = ((mol.GetProp("_Name"), mol) for mol in read_structures(path, "molecule", split))
     elif path.suffix == ".parquet":
         import pyarrow.parquet
 

@@ -28,6 +28,7 @@ from structok.protein.losses import (
     window_fape,
 )
 from structok.structure import Backbone
+from train.optimizer import MuonAdamW
 from train.protein.data import Batch
 
 __all__ = ["ProteinTask", "Training", "cosine"]
@@ -52,6 +53,7 @@ class Training:
     adaptive, adapt_every : let `AdaptiveWeights` move the weights, and every how many steps
     lr, min_lr, warmup : cosine schedule from `lr` to `min_lr` over the run's steps after a linear warm-up
     betas, weight_decay : AdamW
+    muon : `MuonAdamW`, which learns in fewer steps, rather than the published AdamW
     average : decay of the moving average of the weights that is validated and exported; 0 = the weights themselves
     gcpnet : folder of a `denoise` run, whose GCPNet the model starts from; '' = from random weights
     continuous : steps at the start without quantiser; k-means then starts from latents that mean something
@@ -66,15 +68,17 @@ class Training:
     warmup: int = 500
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-2
+    muon: bool = False
     average: float = 0.0
     gcpnet: str = ""
     continuous: int = 0
 
 
 def cosine(parameters: Iterable[nn.Parameter], settings: Training, steps: int) -> dict[str, Any]:
-    """AdamW and its schedule over so many steps, as Lightning takes them."""
+    """The optimiser and its schedule over so many steps, as Lightning takes them."""
     s = settings
-    optimizer = torch.optim.AdamW(parameters, s.lr, betas=(s.betas[0], s.betas[1]), weight_decay=s.weight_decay)
+    kind = MuonAdamW if s.muon else torch.optim.AdamW
+    optimizer = kind(parameters, s.lr, betas=(s.betas[0], s.betas[1]), weight_decay=s.weight_decay)
 
     def factor(step: int) -> float:
         if step < s.warmup:
@@ -217,6 +221,7 @@ class ProteinTask(L.LightningModule):
             if values["rmsd/valid"] < self.best:
                 self.best.fill_(values["rmsd/valid"])
                 self.export()
+        values["step"] = float(self.global_step)  # Lightning's own count is one off, but not after resuming
         self.log_dict(values, sync_dist=True)
 
     def export(self) -> bool:

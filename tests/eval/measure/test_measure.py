@@ -46,12 +46,18 @@ def test_foldcomp_and_3di_are_measured_where_they_are_installed(structures):
 def test_corruption_hits_the_asked_share_and_never_a_missing_code():
     random = np.random.default_rng(0)
     tokens = structok.Tokens(np.r_[np.full(20000, 5), [NO_CODE] * 100])
-    broken = axes.corrupt(tokens, 0.05, 8, random)
+    broken = axes.corrupt(tokens, 0.05, {"codes": 8}, random)
     changed = broken.codes != tokens.codes
     assert changed[:20000].mean() == pytest.approx(0.05, abs=0.006)
     assert not changed[20000:].any()
     assert set(broken.codes[:20000]) == set(range(8))
-    assert (axes.corrupt(tokens, 1.0, 8, random).codes[:20000] != 5).all()
+    assert (axes.corrupt(tokens, 1.0, {"codes": 8}, random).codes[:20000] != 5).all()
+
+
+def test_corruption_hits_anchors_as_well():
+    tokens = structok.Tokens(np.zeros(60, int), anchors=np.where(np.arange(10) % 2, -1, 3), spacing=6, radius=2)
+    broken = axes.corrupt(tokens, 1.0, {"codes": 64, "anchors": 4096}, np.random.default_rng(0))
+    assert (broken.anchors[1::2] == -1).all() and (broken.anchors[::2] != 3).all() and (broken.codes != 0).all()
 
 
 def test_assignments_name_what_they_do(chain_vq):

@@ -1,4 +1,4 @@
-"""The learnability language model: its crops and documents, what it learns, how it samples, and a row end to end."""
+"""The small language models: crops and documents, what they learn, how they sample, and a row end to end."""
 
 import json
 
@@ -9,17 +9,22 @@ import torch
 pytest.importorskip("transformers")
 
 import structok
-from eval.lm.learnability import figure, main, predict, unigram_bits, update
-from eval.lm.samples import protein_geometry, sample_codes
-from eval.report.lm import table
+from eval.lm import generation, learnability, tolerance
+from eval.lm.chains import chain_figures, distances
+from eval.lm.heldout import figure, update
+from eval.lm.learnability import beside, predict, scores, unigram_bits
+from eval.lm.molecules import sample_molecules, strain
+from eval.report.lm import generation_table, table, tolerance_table
 from structok import Tokens
 from structok.errors import InputError
 from train.data import Backbones
-from train.lm.data import Pair, PairVocabulary, batches, chain_crops, pair_of
-from train.lm.fit import Row, Settings, attention_bias, fit, loss_of, make_model, sample
+from train.lm.data import batches, chain_crops
+from train.lm.fit import Row, documents_of, fit, forms_of
+from train.lm.network import Settings, TokenModel, attention_bias, meanings_of, padded, sample
+from train.lm.words import Kind, Pair, PairVocabulary, pair_of
 
-TINY = Settings(hidden=32, layers=1, heads=2, inner=64, batch=256, rate=1e-2)
-WORDS = PairVocabulary(("A", "B", "C", "D"), 8)
+TINY = Settings(hidden=32, layers=1, heads=2, inner=64, batch=256, rate=1e-2, tokens=25_000)
+WORDS = PairVocabulary(("A", "B", "C", "D"), 8, anchors=6, radii=3)
 
 
 def chains(n=24):
@@ -46,15 +51,28 @@ def data():
 
 
 def planted(count, seed):
-    """Codes that say their symbol and one bit more; the symbols are uniform."""
+    """Codes that say their symbol and one bit more; the symbols are uniform, and anchors say the code of their slot."""
     random = np.random.default_rng(seed)
-    symbols = [random.integers(0, 4, 20) for _ in range(count)]
-    return [Pair(["ABCD"[i] for i in s], 2 * s + random.integers(0, 2, 20)) for s in symbols]
+    found = []
+    for _ in range(count):
+        symbols = random.integers(0, 4, 20)
+        codes = 2 * symbols + random.integers(0, 2, 20)
+        anchors = np.full(20, -1)
+        anchors[::4] = codes[::4] // 2
+        found.append(Pair(["ABCD"[i] for i in symbols], codes, anchors, 1))
+    return found
+
+
+def learn(form):
+    documents = documents_of(planted(600, 0), WORDS, TINY, form)
+    model = TokenModel(WORDS, TINY, {})
+    model.start(documents)
+    return fit(batches(documents, TINY.batch), model, TINY)
 
 
 @pytest.fixture(scope="module")
 def learned():
-    return fit(planted(600, 0), WORDS, TINY)
+    return {form: learn(form) for form in ("none", "inline", "first")}
 
 
 def test_crops_are_whole_stretches_of_chains(data):
@@ -65,112 +83,203 @@ def test_crops_are_whole_stretches_of_chains(data):
         np.testing.assert_array_equal(crop.coords, data.coords[a : a + len(crop)])
         assert crop.sequence == bytes(data.sequence[a : a + len(crop)].tolist()).decode()
         assert not data.break_before[a + 1 : a + len(crop)].any() and np.isfinite(crop.coords).all()
-        assert 32 <= len(crop) <= 256 and data.split[int(name[1:])] == 0
-    assert {len(c) for c in crops} >= {256}
+        assert 50 < len(crop) <= 200 and data.split[int(name[1:])] == 0
+    assert {len(c) for c in crops} >= {200}
     total = np.cumsum([len(c) for c in crops])
     assert total[-2] < 4000 <= total[-1]
 
 
 def test_crops_take_clusters_in_turn_and_do_not_depend_on_the_budget(data):
     crops = chain_crops(data, 0, 4000, seed=1)
-    first = [int(c.name[1:].split(":")[0]) // 2 for c in crops[:10]]
-    assert len(set(first)) == 10
+    first = [int(c.name[1:].split(":")[0]) // 2 for c in crops[:8]]
+    assert len(set(first)) == 8
     less = chain_crops(data, 0, 1500, seed=1)
     assert [c.name for c in less] == [c.name for c in crops[: len(less)]]
     assert [c.name for c in chain_crops(data, 0, 1500, seed=2)] != [c.name for c in less]
     assert len(chain_crops(data, 1, 0, seed=0)) == 2  # one for each validation cluster
 
 
-def test_documents_align_both_streams():
-    document = WORDS.document(Pair(["B", "?", "D"], np.array([7, -1, 0])), codes_first=False)
-    code = WORDS.first_code
-    assert document.ids.tolist() == [1, 7, 5, 9, 2, 3, code + 7, code + 8, code, 4]
-    assert document.positions.tolist() == [0, 1, 2, 3, 4] * 2
-    assert document.second.tolist() == [False] * 6 + [True] * 3 + [False]
-    assert document.is_code.nonzero()[0].tolist() == [6, 8]
-    other = WORDS.document(Pair(["B", "?", "D"], np.array([7, -1, 0])), codes_first=True)
-    assert other.ids.tolist() == [*document.ids[5:], *document.ids[:5]]
-    assert other.is_code.nonzero()[0].tolist() == [1, 3]
-    assert len(WORDS) == document.ids.max() + 1
+PAIR = Pair(["B", "?", "D"], np.array([7, 3, 0]), np.array([5, -1, 2]), 1)
+CODE, ANCHOR, RADIUS = (WORDS.block(kind).start for kind in (Kind.CODE, Kind.ANCHOR, Kind.RADIUS))
+
+
+def test_documents_have_anchors_where_the_text_has_them():
+    bare = WORDS.document(PAIR)
+    assert bare.ids.tolist() == [2, CODE + 7, CODE + 3, CODE] and bare.positions.tolist() == [0, 1, 2, 3]
+    given = WORDS.document(PAIR, given=True)
+    assert given.ids.tolist() == [1, 6, 4, 8, 3, *bare.ids]
+    assert given.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert given.kinds.tolist() == [-1, 0, 0, 0, 0, -1, 1, 1, 1]
+    inline = WORDS.document(PAIR, "inline")
+    assert inline.ids.tolist() == [2, RADIUS + 1, ANCHOR + 5, CODE + 7, CODE + 3, ANCHOR + 2, CODE]
+    assert inline.positions.tolist() == [0, 0, 1, 1, 2, 3, 3] and inline.ahead.tolist() == [0, 1, 1, 2, 3, 3, 4]
+    first = WORDS.document(PAIR, "first")
+    assert first.ids.tolist() == [2, RADIUS + 1, ANCHOR + 5, ANCHOR + 2, CODE + 7, CODE + 3, CODE]
+    assert first.positions.tolist() == [0, 0, 1, 3, 1, 2, 3]
+    assert len(WORDS) == RADIUS + 3
+
+
+def test_records_come_back_from_ids():
+    tokens = Tokens(np.arange(6), sequence="AAAAAA", anchors=[4, -1, 5], spacing=2, radius=2)
+    for form in ("inline", "first"):
+        document = WORDS.document(pair_of(tokens), form, given=True)
+        assert WORDS.tokens(tokens, document, document.ids) == tokens
+        other = WORDS.tokens(tokens, document, np.where(document.ids == ANCHOR + 5, ANCHOR, document.ids))
+        assert other.anchors.tolist() == [4, -1, 0] and other.codes.tolist() == tokens.codes.tolist()
+    bare = WORDS.tokens(tokens, document := WORDS.document(pair_of(tokens)), document.ids)
+    assert bare.anchors is None and bare.codes.tolist() == tokens.codes.tolist()
 
 
 def test_streams_of_tokens():
     protein = pair_of(Tokens(np.array([4, 5]), sequence="AX"))
-    assert protein.symbols == ["A", "X"] and protein.codes.tolist() == [4, 5]
+    assert protein.symbols == ["A", "X"] and protein.codes.tolist() == [4, 5] and protein.anchors is None
     molecule = pair_of(Tokens(np.array([9, 8, 7]), "molecule", selfies="[C][Branch1][C][O][N]"))
     assert molecule.symbols == ["[C]", "[Branch1]", "[C]", "[O]", "[N]"]
     assert molecule.codes.tolist() == [9, -1, -1, 8, 7]
+    document = WORDS.document(molecule, given=True)
+    assert document.positions[document.kinds == Kind.CODE].tolist() == [1, 4, 5]
 
 
-def test_batches_hold_each_document_once_and_keep_the_budget(data):
-    documents = [WORDS.document(p, False) for p in planted(3, 0)] * 100
-    documents += [WORDS.document(Pair(["A"] * n, np.zeros(n, dtype=int)), True) for n in range(2, 120)]
+def test_batches_hold_each_document_once_and_keep_the_budget():
+    documents = [WORDS.document(p) for p in planted(3, 0)] * 100
+    documents += [WORDS.document(Pair(["A"] * n, np.zeros(n, dtype=int))) for n in range(2, 120)]
     made = batches(documents, 500)
     assert sorted(map(id, documents)) == sorted(id(d) for part in made for d in part)
-    assert all(len(part) == 1 or len(part) * max(len(d.ids) for d in part) <= 500 for part in made)
+    assert all(len(part) == 1 or len(part) * max(map(len, part)) <= 500 for part in made)
 
 
-def test_the_second_stream_sees_the_first():
-    model = make_model(WORDS, TINY).eval()
+def test_every_form_has_the_same_tokens_and_parameters(learned):
+    totals = {f: sum(map(len, documents_of(planted(600, 0), WORDS, TINY, f))) for f in learned}
+    assert max(totals.values()) - min(totals.values()) < 60
+    assert len({sum(p.numel() for p in m.parameters()) for m in learned.values()}) == 1
+
+
+def test_codes_see_the_string_and_only_what_comes_before():
+    model = TokenModel(WORDS, TINY, {}).eval()
     pair = planted(1, 5)[0]
-    document = WORDS.document(pair, codes_first=False)
-    loss, _ = loss_of(model, [document])
-    changed = WORDS.document(Pair(["A" if s != "A" else "B" for s in pair.symbols], pair.codes), codes_first=False)
-    other, _ = loss_of(model, [changed])
-    assert (loss - other)[0, 22:].abs().min() > 1e-6
+    document = WORDS.document(pair, "inline", given=True)
+    changed = Pair(["A" if s != "A" else "B" for s in pair.symbols], pair.codes, pair.anchors, pair.radius)
+    loss, other = (model([d])[0] for d in (document, WORDS.document(changed, "inline", given=True)))
+    assert (loss - other)[0, 22:].abs().min() > 1e-7
+    later = document.ids.copy()
+    later[30] = WORDS.block(Kind.CODE).start + (later[30] - WORDS.block(Kind.CODE).start + 1) % 8
+    again = model([type(document)(later, document.positions, document.kinds)])[0]
+    torch.testing.assert_close(again[0, :29], loss[0, :29])
 
 
 def test_attention_prefers_the_residue_that_comes_next():
-    document = WORDS.document(Pair(["A", "B", "C"], np.array([1, 2, 3])), codes_first=False)
-    bias = attention_bias(torch.from_numpy(document.positions)[None], 2)[0]
-    assert bias.shape == (2, 10, 10) and (bias.isinf() == torch.ones(10, 10, dtype=torch.bool).triu(1)).all()
+    document = WORDS.document(Pair(["A", "B", "C"], np.array([1, 2, 3])), given=True)
+    _, positions, ahead, _ = padded([document])
+    bias = attention_bias(positions, ahead, 2)[0]
+    assert bias.shape == (2, 9, 9) and (bias.isinf() == torch.ones(9, 9, dtype=torch.bool).triu(1)).all()
     # the code of residue 1 (token 6) comes before that of residue 2, whose symbol is token 2
     assert bias[0, 6].argmax() == 2 and bias[0, 6, 2] == 0
     assert bias[0, 6, 1] == -2 and bias[1, 6, 1] == -0.5 and bias[0, 6, 6] == -2
-    torch.testing.assert_close(attention_bias(torch.from_numpy(document.positions)[None], 2, 3)[0], bias[:, 7:])
+    torch.testing.assert_close(attention_bias(positions, ahead[:, -3:], 2)[0], bias[:, 6:])
 
 
-def test_it_learns_what_is_there_and_no_more(learned):
-    found = predict(learned, WORDS, planted(100, 1))
+def test_what_tokens_stand_for_makes_near_ones_alike():
+    meanings = meanings_of(structok.load("chain-vq-64"))
+    words = PairVocabulary(("A",), 64)
+    model = TokenModel(words, TINY, meanings)
+    for kind, count in ((Kind.CODE, 64), (Kind.ANCHOR, 4096)):
+        start, vectors = words.block(kind).start, meanings[kind]
+        rows = model.embed(torch.arange(start, start + count)[None])[0].detach()
+        near = torch.cdist(vectors, vectors)[0].argsort()
+        alike = torch.nn.functional.cosine_similarity(rows[:1], rows)
+        assert alike[near[1]] > 0.2 and alike[near[1]] > alike[near[count // 2 :]].mean() + 0.2
+        hidden = torch.randn(3, TINY.hidden)
+        torch.testing.assert_close(model.logits(hidden, kind), hidden @ rows.T + model.bias[words.block(kind)])
+
+
+def test_they_learn_what_is_there_and_no_more(learned):
+    found = predict(scores([learned["none"]] * 2, planted(100, 1), "none"))
     assert 2.9 < found["codes"]["bits"]["mean"] < 3.3
-    assert 0.9 < found["codes given symbols"]["bits"]["mean"] < 1.5
-    assert 1.9 < found["symbols"]["bits"]["mean"] < 2.2
-    assert found["symbols given codes"]["bits"]["mean"] < 0.5
-    assert found["symbols given codes"]["accuracy"] > 0.9 and 0.35 < found["codes given symbols"]["accuracy"] < 0.65
-    assert all(f["tokens"] == 2000 and f["bits"]["low"] < f["bits"]["mean"] < f["bits"]["high"] for f in found.values())
+    assert 0.9 < found["codes given symbols"]["bits"]["mean"] < 1.6
+    assert 1.9 < found["symbols"]["bits"]["mean"] < 2.3
+    assert 0.35 < found["codes given symbols"]["accuracy"] < 0.65
+    assert found["codes"]["tokens"] == 2000 and found["codes"]["bits"]["seeds"][0] == found["codes"]["bits"]["seeds"][1]
+    assert found["structure"] == found["codes"] and "anchors" not in found
+
+
+def test_bits_of_anchors_are_counted_by_residue(learned):
+    paid = {form: scores([model], planted(60, 1), form) for form, model in learned.items()}
+    for form in ("inline", "first"):
+        found = predict(paid[form])
+        assert found["anchors"]["tokens"] == 60 * 6  # five anchors and the radius, that is always the same
+        total = found["codes"]["per_unit"]["mean"] + found["anchors"]["per_unit"]["mean"]
+        assert found["structure"]["per_unit"]["mean"] == pytest.approx(total, abs=1e-3)
+        more = beside(paid[form], paid["none"])
+        bare = predict(paid["none"])["structure"]["per_unit"]["mean"]
+        assert more["structure"]["mean"] == pytest.approx(total - bare, abs=1e-3)
+        assert more["structure"]["low"] < more["structure"]["mean"] < more["structure"]["high"]
+        assert "anchors" not in more
+    # a code whose anchor stands before it costs one bit, not three
+    assert beside(paid["inline"], paid["none"])["codes"]["high"] < 0
 
 
 def test_training_is_repeatable():
     losses = []
     for _ in range(2):
         seen = []
-        fit(planted(40, 0), WORDS, TINY, lambda step, steps, bits, seen=seen: seen.append(bits))
+        small = Settings(**{**vars(TINY), "tokens": 2000})
+        plan = batches(documents_of(planted(40, 0), WORDS, small, "first"), 256)
+        fit(plan, TokenModel(WORDS, small, {}), small, lambda step, steps, bits, seen=seen: seen.append(bits))
         losses.append(seen)
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
 
 
-def test_sampling_with_a_cache_equals_sampling_without(learned):
-    document = WORDS.document(planted(1, 7)[0], codes_first=False)
-    known = 23
-    prefix = torch.from_numpy(document.ids[None, :known]).expand(3, -1)
-    positions = torch.from_numpy(document.positions[:known])
-    made = sample(learned, prefix, positions, 12, seed=4)
+@pytest.mark.parametrize("form", ["inline", "first"])
+def test_sampling_with_a_cache_equals_sampling_without(learned, form):
+    model = learned[form]
+    documents = [WORDS.document(p, form, given) for p, given in zip(planted(3, 7), (True, False, True))]
+    fixed = [np.isin(d.kinds, (-1, Kind.SYMBOL)) for d in documents]
+    made = sample(model, documents, fixed, seed=4)
+    for ids, document, keep in zip(made, documents, fixed):
+        assert (ids[keep] == document.ids[keep]).all() and len(ids) == len(document)
+        for kind in Kind:
+            own = ids[document.kinds == kind]
+            assert ((own >= WORDS.block(kind).start) & (own < WORDS.block(kind).stop)).all()
+    # the first token that differs in the order of drawing is that of the first step
     generator = torch.Generator().manual_seed(4)
-    ids, at = prefix, positions
-    for step in range(12):
+    ids, positions, ahead, kinds = padded(documents)
+    keep = torch.from_numpy(np.stack([np.pad(f, (0, ids.shape[1] - len(f)), constant_values=True) for f in fixed]))
+    for t in range(1, ids.shape[1]):
         with torch.no_grad():
-            bias = attention_bias(at.expand_as(ids), 2)
-            logits = learned(input_ids=ids, position_ids=at.expand_as(ids), attention_mask=bias).logits
-        drawn = torch.multinomial(logits[:, -1].softmax(-1), 1, generator=generator)
-        ids, at = torch.cat([ids, drawn], 1), torch.cat([at, torch.tensor([step + 1])])
-    assert torch.equal(made, ids[:, known:])
-    assert len(set(map(tuple, made.tolist()))) == 3
+            hidden = model.hidden(ids[:, :t], positions[:, :t], ahead[:, :t])[:, -1]
+        for kind in Kind:
+            at = (kinds[:, t] == kind) & ~keep[:, t]
+            if at.any():
+                chance = model.logits(hidden[at], kind).softmax(-1)
+                ids[at, t] = torch.multinomial(chance, 1, generator=generator)[:, 0] + WORDS.block(kind).start
+    assert all((row[: len(m)].numpy() == m).all() for row, m in zip(ids, made))
 
 
-def test_sampled_codes_follow_the_symbols(learned):
-    pair = planted(1, 9)[0]
-    codes = sample_codes(learned, WORDS, pair, seed=0)
-    assert np.mean(["ABCD"[c // 2] == s for c, s in zip(codes, pair.symbols) if c >= 0]) > 0.8
+def test_samples_follow_what_they_know(learned):
+    pairs = planted(8, 9)
+    documents = [WORDS.document(p, given=True) for p in pairs]
+    drawn = learned["none"].draws(documents, seed=0)
+    right = []
+    for pair, document, ids in zip(pairs, documents, drawn):
+        codes = ids[document.kinds == Kind.CODE] - CODE
+        right += ["ABCD"[c // 2] == s for c, s in zip(codes, pair.symbols)]
+        assert (ids[document.kinds == -1] == document.ids[document.kinds == -1]).all()
+    assert np.mean(right) > 0.8
+
+
+def test_some_tokens_give_way_to_samples():
+    document = WORDS.document(planted(1, 0)[0], "inline")
+    drawn = document.ids + 100
+    none = tolerance.replaced(document, drawn, [Kind.CODE], 0.0, 1)
+    assert (none == document.ids).all()
+    codes = tolerance.replaced(document, drawn, [Kind.CODE], 1.0, 1)
+    assert ((codes >= 100) == (document.kinds == Kind.CODE)).all()
+    half = tolerance.replaced(document, drawn, [Kind.CODE], 0.5, 1)
+    assert 0 < (half >= 100).sum() < 20
+    # the same codes give way in every form
+    first = WORDS.document(planted(1, 0)[0], "first")
+    other = tolerance.replaced(first, first.ids + 100, [Kind.CODE, Kind.ANCHOR], 0.5, 1)
+    assert ((other >= 100)[first.kinds == Kind.CODE] == (half >= 100)[document.kinds == Kind.CODE]).all()
 
 
 def test_unigrams_and_intervals():
@@ -180,31 +289,37 @@ def test_unigrams_and_intervals():
     assert narrow == {"mean": 3.0, "low": 3.0, "high": 3.0}
     wide = figure(np.arange(50.0), np.full(50, 10.0))
     assert wide["low"] < wide["mean"] == 2.45 < wide["high"]
+    seeds = figure(np.array([[1.0] * 9, [2.0] * 9, [3.0] * 9]))
+    assert seeds == {"mean": 2.0, "low": 1.0, "high": 3.0, "seeds": [1.0, 2.0, 3.0]}
 
 
-def test_geometry_of_real_and_broken_chains(chain):
-    whole = protein_geometry([chain.coords])
-    assert (
-        whole["ca_distance_3.6_to_4.0"] > 0.98
-        and whole["cn_bond_1.18_to_1.48"] == 1
-        and whole["residues_clashing"] == 0
-    )
-    assert 0.8 < whole["compactness"] < 1.6
-    folded = np.concatenate([chain.coords, chain.coords])
-    assert protein_geometry([folded])["residues_clashing"] == 1
-    assert protein_geometry([2 * chain.coords])["cn_bond_1.18_to_1.48"] == 0
+def test_figures_of_real_and_broken_chains(chain):
+    whole = chain_figures([[chain]])
+    assert whole["breaks"]["mean"] == 0 and whole["residues_clashing"]["mean"] == 0
+    assert whole["ca_distance_3.6_to_4.0"]["mean"] > 0.98 and 0.8 < whole["compactness"]["mean"] < 1.6
+    assert whole["helix"]["mean"] > 0.3 and whole["without_clash"]["mean"] == 1
+    wide = structok.Backbone(2 * chain.coords, chain.sequence)
+    both = chain_figures([[chain], [wide]])
+    assert both["breaks"]["mean"] == 0.5 and both["breaks"]["seeds"] == [0, 1]
+    folded = structok.Backbone(np.concatenate([chain.coords] * 2), chain.sequence * 2)
+    assert chain_figures([[folded]])["residues_clashing"]["mean"] == 1
+    assert set(distances([chain], [chain]).values()) == {0.0}
+    assert distances([wide], [chain])["bond C-N"] == 1.0 and distances([wide], [chain])["phi, psi"] < 0.01
 
 
 def test_rows_are_named():
     assert Row.parse("chain-vq-64:open") == Row("chain-vq-64", False)
-    row = Row.parse("runs/mine:closed:0.5")
-    assert (row.name, row.assignment) == ("mine-closed-0.5", "closed loop, beam 8, λ 0.5")
+    assert Row.parse("chain-vq-64").options == {} and Row.parse("chain-vq-64").name == "chain-vq-64"
+    assert Row.parse("runs/mine:closed:0.5").name == "mine-closed-0.5"
     row = Row.parse("chain-vq-64:closed:0:0.01")
-    assert row.weights == {"latent_weight": 0, "rate_weight": 0.01} and row.assignment.endswith("λ 0, μ 0.01")
-    assert Row.parse("chain-vq-64:closed").assignment == "closed loop, beam 8"
-    for bad in ("chain-vq-64", "chain-vq-64:open:1", "chain-vq-64:closed:x", "chain-vq-64:closed:1:2:3"):
-        with pytest.raises(InputError, match=bad):
-            Row.parse(bad)
+    assert row.options == {"closed_loop": True, "latent_weight": 0, "rate_weight": 0.01}
+    for bad in ("chain-vq-64:", "chain-vq-64:open:1", "chain-vq-64:closed:x", "chain-vq-64:closed:1:2:3"):
+        if bad != "chain-vq-64:":
+            with pytest.raises(InputError, match=bad):
+                Row.parse(bad)
+    assert forms_of("none, first") == ["none", "first"]
+    with pytest.raises(InputError, match="behind"):
+        forms_of("behind")
 
 
 def test_results_are_replaced_row_by_row(tmp_path):
@@ -213,7 +328,8 @@ def test_results_are_replaced_row_by_row(tmp_path):
     assert json.loads((tmp_path / "r" / "x.json").read_text()) == {"a": {"v": 3}, "b": {"v": 2}}
 
 
-def test_a_row_end_to_end(data, tmp_path):
+def test_rows_end_to_end(data, tmp_path):
+    pytest.importorskip("tmtools")
     (tmp_path / "protein").mkdir()
     xyz = np.where(np.isfinite(data.coords), 100 * data.coords, np.iinfo(np.int16).min).round().astype(np.int16)
     np.savez(
@@ -221,14 +337,49 @@ def test_a_row_end_to_end(data, tmp_path):
         cluster40=data.cluster, split=data.split, seq=data.sequence, name=np.array(data.names),
     )  # fmt: skip
     out = tmp_path / "results.json"
-    options = {"data": tmp_path, "out": out, "runs": tmp_path / "runs", "residues": 800, "molecules": 0, "samples": 3}
-    main(["chain-vq-64:open"], **options)
-    trained = (tmp_path / "runs" / "chain-vq-64-open" / "model.safetensors").stat().st_mtime_ns
-    main(["chain-vq-64:open"], **options)
-    assert (tmp_path / "runs" / "chain-vq-64-open" / "model.safetensors").stat().st_mtime_ns == trained
-    [row] = json.loads(out.read_text()).values()
-    assert row["validation"]["crops"] == 2 and row["codes_per_unit"] == 1 and row["samples"]["sampled"] == 3
-    assert row["prediction"]["codes"]["tokens"] == row["validation"]["residues"]
-    assert row["training"]["codes"] >= 800 and 5 < row["unigram_bits"] < 7
-    text = table(json.loads(out.read_text()))
-    assert "| `chain-vq-64` | open loop |" in text and f"{row['prediction']['codes']['bits']['mean']:.2f}" in text
+    options = {"data": tmp_path, "runs": tmp_path / "runs", "anchors": "none,inline", "seeds": 2}
+    budget = {"tokens": 2500, "residues": 800, "count": 0}
+    learnability.main(["chain-vq-64"], out=out, **options, **budget)
+    kept = tmp_path / "runs" / "chain-vq-64-inline-1" / "model.safetensors"
+    trained = kept.stat().st_mtime_ns
+    learnability.main(["chain-vq-64"], out=out, **options, **budget)
+    assert kept.stat().st_mtime_ns == trained
+    results = json.loads(out.read_text())
+    assert list(results) == ["chain-vq-64-none-2k", "chain-vq-64-inline-2k"]
+    for row in results.values():
+        assert row["validation"]["crops"] == 2 and row["seeds"] == 2 and row["training"]["tokens"] >= 2500
+        assert row["prediction"]["codes"]["tokens"] == row["validation"]["residues"]
+        assert row["prediction"]["codes"]["bits"]["mean"] > 0 and 5 < row["unigram_bits"] < 7
+    text = table(results)
+    assert "| `chain-vq-64` | closed loop, beam 64 | inline | 2,500 x 2 |" in text
+    assert f"{row['prediction']['structure']['per_unit']['mean']:.2f}" in text
+
+    tolerance.main(["chain-vq-64"], out=tmp_path / "t.json", chains=2, **options)
+    results = json.loads((tmp_path / "t.json").read_text())
+    assert list(results["chain-vq-64-none-2k"]["codes"]) == ["0.01", "0.05", "0.2", "1"]
+    assert "codes and anchors" in results["chain-vq-64-inline-2k"]
+    text = tolerance_table(results)
+    assert "100 % of them" in text and "| `chain-vq-64` | 2,500 x 2 | inline | 2 | codes and anchors |" in text
+
+    generation.main(["chain-vq-64"], out=tmp_path / "g.json", count=2, training=3, **options)
+    results = json.loads((tmp_path / "g.json").read_text())
+    assert list(results) == ["real", "chain-vq-64-none-2k", "chain-vq-64-inline-2k"]
+    assert results["chain-vq-64-inline-2k"]["given the sequence"]["finite"]["mean"] == 1
+    assert "| real chains |" in generation_table(results)
+
+
+def test_molecules_are_sampled_and_judged(example):
+    tokenizer = structok.load("molstructok")
+    tokens = tokenizer.encode(example.parent / "ligand.sdf")
+    pairs = [pair_of(tokens)]
+    symbols = tuple(sorted({s for p in pairs for s in p.symbols}))
+    words = PairVocabulary(symbols, tokenizer.codebook_size)
+    small = Settings(**{**vars(TINY), "tokens": 12_000, "given": 1.0})
+    documents = documents_of(pairs, words, small, "none")
+    model = TokenModel(words, small, {})
+    model.start(documents)
+    fit(batches(documents, 256), model, small)
+    made = sample_molecules(model, tokenizer, 6, seed=0)
+    assert made.asked == 6 and 0 <= len(made.molecules) <= made.ended <= 6
+    mol = tokenizer.decode(tokens)
+    assert (strain(mol) or 0) >= 0

@@ -34,7 +34,10 @@ def test_fit_and_resume(folder, tmp_path, monkeypatch):
     assert state["global_step"] == 4 and state["state_dict"]["model.quantizer.initialised"]
     main([*arguments, "--run.steps", "6", "--run.resume", "true"])
     assert torch.load("runs/tiny/last.ckpt", weights_only=True)["global_step"] == 6
-    assert json.loads((tmp_path / "tiny" / "training.json").read_text())["steps"] == 6
+    record = json.loads((tmp_path / "tiny" / "training.json").read_text())
+    assert record["steps"] == 6
+    assert [row["step"] for row in record["curve"]] == [2, 4, 6]  # of both starts
+    assert all(row["rmsd/valid"] > 0 for row in record["curve"])
     tokenizer = load(tmp_path / "tiny")
     tokens = tokenizer.encode(Backbone(random_chain(30, 5)))
     assert len(tokens) == 30 and (tokens.codes >= 0).all()
