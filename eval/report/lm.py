@@ -75,7 +75,8 @@ README: Columns = {
     "an anchor": within(2, "prediction", "anchors", "bits"),
     "a token": within(2, "prediction", "structure", "bits"),
     "a residue or atom": within(2, "prediction", "structure", "per_unit"),
-    "more for anchors": within(2, "more than without anchors", "structure"),
+    "more than without anchors": within(2, "more than without anchors", "structure"),
+    "more for codes alone": within(2, "more than without anchors", "codes"),
     "a residue or atom, given the string": within(2, "prediction", "structure given symbols", "per_unit"),
     "code right": shares(1, "prediction", "codes given symbols", "accuracy"),
 }

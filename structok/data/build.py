@@ -64,7 +64,7 @@ class _Part:
         found = harvest(self.units, self.options)
         if self.probe:
             return
-        layout = schema(self.options.modality, self.options.coords, part=True)
+        layout = schema(self.options, part=True)
         write_table(pyarrow().Table.from_pylist(found.rows, schema=layout), self.rows, self.work)
         report = {
             "fingerprint": self.fingerprint(),
@@ -245,7 +245,7 @@ def _write_shards(
 ) -> dict[str, dict[str, int]]:
     """Copy the rows that are kept into shards by split; returns what each split holds."""
     pa = pyarrow()
-    layout = schema(options.modality, options.coords)
+    layout = schema(options)
     of_split = [plan.keep & (plan.validation == (split == "validation")) for split in SPLITS]
     totals = [int(chosen.sum()) for chosen in of_split]
     writers = [ShardWriter(out, work, s, layout, n, options.shard_size) for s, n in zip(SPLITS, totals)]

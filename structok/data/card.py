@@ -40,7 +40,7 @@ def summary(
         "dropped": dict(sorted(dropped.items())),
         "clusters": how,
         "splits": splits,
-        "columns": {k: v[1] for k, v in columns(options.modality, options.coords).items()},
+        "columns": {k: v[1] for k, v in columns(options).items()},
     }
 
 
@@ -48,6 +48,7 @@ def card_text(card: Json) -> str:
     """The card as Markdown."""
     kind = KINDS[card["options"]["modality"]]
     what, unit = kind.noun, kind.unit
+    title = "Proteins with side chains" if card["options"]["atoms"] == "all" and unit == "residues" else kind.title
     counts, dropped = card["counts"], card["dropped"]
     splits = "\n".join(
         f"| {s} | {v['rows']:,} | {v['clusters']:,} | {v[unit]:,} | {v['shards']} |" for s, v in card["splits"].items()
@@ -60,7 +61,7 @@ def card_text(card: Json) -> str:
     if options["coords"] == "int16":
         numbers = "int16 in 0.01 Å about `centre`, missing residues are -32768"
     aside = f" {counts['aside']:,} structures of the other kind were left aside." if counts["aside"] else ""
-    return f"""# {kind.title}
+    return f"""# {title}
 
 {counts["kept"]:,} {what} in parquet shards, made by `structok data build` of structok {card["structok"]}.
 

@@ -28,9 +28,11 @@ def build(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the data set")],
     modality: Annotated[
-        Literal["protein", "molecule"] | None, typer.Option(help="default: that of the first structure")
+        Literal["protein", "nucleic", "molecule"] | None,
+        typer.Option(help="default: protein or molecule, as the first structure"),
     ] = None,
-    min_length: Annotated[int | None, typer.Option(help="residues or atoms [25, molecules 1]")] = None,
+    atoms: Annotated[Literal["backbone", "all"], typer.Option(help="of proteins; all keeps side chains")] = "backbone",
+    min_length: Annotated[int | None, typer.Option(help="residues or atoms [25, nucleic 2, molecules 1]")] = None,
     max_length: Annotated[int | None, typer.Option(help="residues or atoms [2048, molecules 1000]")] = None,
     max_missing: Annotated[float, typer.Option(help="share of a chain's residues that may be missing")] = 0.2,
     longest_gap: Annotated[int, typer.Option(help="residues that may be missing in a row")] = 15,
@@ -56,8 +58,8 @@ def build(
 ) -> None:
     """Structures to parquet shards: filtered, without duplicates, split by cluster, with a data card.
 
-    Proteins from PDB, mmCIF, BinaryCIF and foldcomp, molecules from SDF, MOL and MOL2 (.gz too). Run the same command
-    again after an interruption and it goes on; the result has the same bytes.
+    Proteins, DNA and RNA from PDB, mmCIF and BinaryCIF, proteins from foldcomp, molecules from SDF, MOL and MOL2 (.gz
+    too). Run the same command again after an interruption and it goes on; the result has the same bytes.
     """
     from structok.data.build import build
     from structok.data.options import KINDS, BuildOptions
@@ -69,7 +71,8 @@ def build(
     found: str = modality if modality else next(first, "protein")
     shortest, longest = KINDS[found].lengths
     options = BuildOptions(
-        modality="molecule" if found == "molecule" else "protein",
+        modality=found,  # type: ignore[arg-type]
+        atoms=atoms,
         min_length=shortest if min_length is None else min_length,
         max_length=longest if max_length is None else max_length,
         max_missing=max_missing,
@@ -90,7 +93,7 @@ def build(
     counts = card["counts"]
     say(f"{counts['kept']:,} of {counts['found']:,} kept in {out}, see README.md there")
     if counts["aside"]:
-        other = next(kind for kind in KINDS if kind != found)
+        other = "protein" if found == "molecule" else "molecule"
         say(f"{counts['aside']:,} of --modality {other} left aside")
     if counts["failed"]:
         show_failures(out / "failures.jsonl", counts["failed"])

@@ -16,14 +16,15 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from structok.batching import by_length
-from structok.data.shards import columns_of, coordinates, find_shards, pyarrow, read_rows
+from structok.data.shards import WIDTHS, columns_of, coordinates, find_shards, modality_of, pyarrow, read_rows
 from structok.errors import InputError
+from structok.nucleic.atoms import IN_FRAME
 
 __all__ = ["Place", "Row", "ShardBatch", "ShardDataset"]
 
 
 class Row(NamedTuple):
-    """A structure: its id, its sequence or SELFIES, and its coordinates in Å (w is 9 or 3)."""
+    """A structure: its id, its sequence or SELFIES, and its coordinates in Å (w is 9, 69 or 3)."""
 
     id: str
     text: str
@@ -45,7 +46,8 @@ class ShardBatch:
 
     Parameters
     ----------
-    coords : Å, shape=(b, l, 3, 3) of N, CA, C, or (b, l, 3) of atoms; NaN where missing or padded
+    coords : Å, shape=(b, l, 3, 3) of N, CA, C, (b, l, 23, 3) of nucleotides or (b, l, 3) of atoms; NaN where missing or
+        padded
     mask : shape=(b, l), True where observed
     texts : sequences of chains, or SELFIES of molecules
     ids : names
@@ -115,6 +117,7 @@ class ShardDataset(IterableDataset[Any]):
                 f"{self.shards[0]}: no shard of structok data build; it has the columns {', '.join(names)}"
             )
         self._columns = ["id", self._text, "coords", *(["centre"] if "centre" in names else [])]
+        self._modality = modality_of(self.shards[0])
         self._turn = 0  # batches used in this process
         self._places: dict[int, Place] = {}  # of each worker, after the batches used
         self._sharing = (0, 0)  # workers and processes that these places are for
@@ -154,9 +157,10 @@ class ShardDataset(IterableDataset[Any]):
 
     def make(self, rows: list[Row], rng: np.random.Generator, origin: tuple[int, int, Place], length: int) -> Any:
         """A batch; `length` is the greatest of its rows' `lengths`."""
-        shape = (-1, 3, 3) if self._text == "sequence" else (-1, 3)
+        shape = (-1, 3) if self._modality == "molecule" else (-1, WIDTHS[self._modality] // 3, 3)
         coords = pad_sequence([torch.from_numpy(row.coords.reshape(shape)) for row in rows], True, torch.nan)
-        mask = coords.isfinite().flatten(2).all(-1)
+        frame = coords[:, :, IN_FRAME] if self._modality == "nucleic" else coords
+        mask = frame.isfinite().flatten(2).all(-1)
         return ShardBatch(coords, mask, tuple(r.text for r in rows), tuple(r.id for r in rows), origin)
 
     def __iter__(self) -> Iterator[Any]:
@@ -246,5 +250,5 @@ class ShardDataset(IterableDataset[Any]):
             if not len(rows):
                 continue
             table = table if len(rows) == len(table) else table.take(rows)
-            xyz = coordinates(table, 9 if self._text == "sequence" else 3)
+            xyz = coordinates(table, WIDTHS[self._modality])
             yield from map(Row, table["id"].to_pylist(), table[self._text].to_pylist(), xyz)

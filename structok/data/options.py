@@ -23,6 +23,7 @@ class Kind:
 
 KINDS = {
     "protein": Kind("Protein backbones", "chains", "residues", "equal sequences", (25, 2048)),
+    "nucleic": Kind("DNA and RNA", "chains", "nucleotides", "equal sequences", (2, 2048)),
     "molecule": Kind("Molecule conformers", "molecules", "atoms", "equal Murcko scaffolds", (1, 1000)),
 }
 
@@ -33,14 +34,15 @@ class BuildOptions:
 
     Parameters
     ----------
-    modality : 'protein' or 'molecule'
+    modality : 'protein', 'nucleic' or 'molecule'
+    atoms : 'all' keeps the side chains of proteins; nucleotides have all their atoms always
     min_length, max_length : residue slots of a chain, or atoms of a molecule
     max_missing : share of a chain's residues that may be missing
     longest_gap : residues that may be missing in a row
     min_plddt : mean pLDDT of predicted chains, 0 to 100
     max_resolution : Å; structures whose resolution is unknown pass
     plddt : whether B-factors are pLDDT: 'auto' trusts what files say of themselves
-    coords : 'float32', or 'int16' in 0.01 Å about the mean CA
+    coords : 'float32', or 'int16' in 0.01 Å about the centre
     dedup : keep only the first of equal sequences (proteins) or equal SMILES (molecules)
     clusters : file of lines 'cluster<TAB>member', as MMseqs2 writes it; None clusters by MMseqs2 if it is installed
     identity : least sequence identity within a cluster of MMseqs2
@@ -50,7 +52,8 @@ class BuildOptions:
     add_hs : add missing hydrogens to molecules
     """
 
-    modality: Literal["protein", "molecule"] = "protein"
+    modality: Literal["protein", "nucleic", "molecule"] = "protein"
+    atoms: Literal["backbone", "all"] = "backbone"
     min_length: int = 25
     max_length: int = 2048
     max_missing: float = 0.2
@@ -74,3 +77,5 @@ class BuildOptions:
                 raise InputError(f"{name} must be between {low} and {high}, not {value}")
         if not 1 <= self.min_length <= self.max_length or self.shard_size < 1:
             raise InputError("lengths and the shard size must be positive, and min_length at most max_length")
+        if self.atoms == "all" and self.modality == "molecule":
+            raise InputError("molecules have all their atoms; atoms='all' is for proteins")

@@ -6,22 +6,25 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from structok.data.options import BuildOptions
-from structok.errors import StructokError
+from structok.errors import InputError, StructokError
 from structok.read.sources import Unit
 
 if TYPE_CHECKING:
+    from structok.nucleic.chain import NucleicChain
     from structok.structure import Backbone, Structure
 
 __all__ = ["MISSING", "SCALE", "Harvest", "harvest"]
 
 SCALE = 0.01  # Å per unit of int16 coordinates
 MISSING = int(np.iinfo(np.int16).min)  # int16 coordinate of a missing residue
+
+_TOO_WIDE = "too wide for int16"
 
 Row = dict[str, Any]
 
@@ -40,11 +43,12 @@ def harvest(units: Sequence[Unit], options: BuildOptions) -> Harvest:
     """Read units; a broken one is noted and the rest goes on."""
     result = Harvest()
     for unit in units:
-        if not unit.error and unit.modality != options.modality:
+        kind = "molecule" if options.modality == "molecule" else "protein"
+        if not unit.error and unit.modality != kind:
             result.aside += 1
             continue
         try:
-            rows = list(_chains(unit, options) if options.modality == "protein" else _molecules(unit, options))
+            rows = list(_molecules(unit, options) if kind == "molecule" else _chains(unit, options))
         except StructokError as error:
             result.failures.append((unit.source, str(error).removeprefix(f"{unit.source}: ")))
             continue
@@ -61,45 +65,75 @@ def harvest(units: Sequence[Unit], options: BuildOptions) -> Harvest:
 
 def _chains(unit: Unit, options: BuildOptions) -> Iterator[Row | str]:
     """Rows of a file's chains, or why a chain is dropped."""
+    from structok.nucleic.chain import NucleicChain
     from structok.read.structures import backbones, parse_structures
 
-    for structure in parse_structures(unit.read(), unit.format, unit.name, unit.source):
-        yield from _rows_of(structure, list(backbones(structure, None, unit.source)), unit, options)
+    nucleic = options.modality == "nucleic"
+    atoms: Literal["all", "backbone"] = "all" if nucleic else options.atoms
+    for structure in parse_structures(unit.read(), unit.format, unit.name, unit.source, atoms=atoms):
+        if nucleic:
+            strands = [NucleicChain.of(polymer) for polymer in structure.nucleic]
+            if not strands:
+                raise InputError(f"{unit.source}: no DNA or RNA")
+            for strand in strands:
+                centre = strand.frames[strand.mask].mean((0, 1)) if strand.mask.any() else np.zeros(3)
+                yield _row(strand, strand.atoms, centre, None, structure, unit, options)
+        else:
+            yield from _rows_of(structure, list(backbones(structure, None, unit.source)), unit, options)
 
 
 def _rows_of(
     structure: Structure, chains: Sequence[Backbone], unit: Unit, options: BuildOptions
 ) -> Iterator[Row | str]:
     predicted = {"auto": structure.predicted, "always": True, "never": False}[options.plddt]
-    resolution = structure.resolution
     for chain in chains:
         plddt = chain.b_factors if predicted else None
-        mean = None if plddt is None else float(np.nanmean(plddt[chain.mask]))
-        coords = _stored(chain.coords, chain.coords[chain.mask, 1].mean(0), options)
-        if reason := _unfit(chain, mean, resolution, options) or (None if coords else "too wide for int16"):
-            yield reason
-            continue
-        # where no letter is known, only the coordinates tell chains apart
-        known = chain.sequence if chain.sequence.strip("X") else chain.coords.tobytes()
-        key = _digest(known)
-        yield {
-            "id": f"{chain.name}_{chain.chain_id}" if chain.chain_id else chain.name,
-            "chain": chain.chain_id,
-            "sequence": chain.sequence,
-            "residue_ids": chain.residue_ids,
-            **coords,
-            "plddt": plddt,
-            "mean_plddt": mean,
-            "resolution": resolution,
-            "length": len(chain),
-            "observed": int(chain.mask.sum()),
-            "source": unit.source,
-            "key": key,
-            "group": key,
-        }
+        centre = chain.coords[chain.mask, 1].mean(0)
+        row = _row(chain, chain.coords, centre, plddt, structure, unit, options)
+        if options.atoms == "all" and not isinstance(row, str):
+            from structok.protein.allatom import AtomChain
+
+            sides = _stored(AtomChain.of(chain.entity).atoms[:, 3:], centre, options)
+            row = row | {"side_atoms": sides["coords"]} if sides else _TOO_WIDE
+        yield row
 
 
-def _unfit(chain: Backbone, mean_plddt: float | None, resolution: float | None, options: BuildOptions) -> str | None:
+def _row(
+    chain: Backbone | NucleicChain,
+    atoms: Float[np.ndarray, "l a 3"],
+    centre: Float[np.ndarray, " 3"],
+    plddt: Float[np.ndarray, " l"] | None,
+    structure: Structure,
+    unit: Unit,
+    options: BuildOptions,
+) -> Row | str:
+    """The row of a chain, or why it is not wanted."""
+    mean = None if plddt is None else float(np.nanmean(plddt[chain.mask]))
+    coords = _stored(atoms, centre, options)
+    if reason := _unfit(chain, mean, structure.resolution, options) or (None if coords else _TOO_WIDE):
+        return reason
+    # where no letter is known, only the coordinates tell chains apart
+    key = _digest(chain.sequence if chain.sequence.strip("Xx") else atoms.tobytes())
+    return {
+        "id": f"{chain.name}_{chain.chain_id}" if chain.chain_id else chain.name,
+        "chain": chain.chain_id,
+        "sequence": chain.sequence,
+        "residue_ids": chain.residue_ids,
+        **coords,
+        "plddt": plddt,
+        "mean_plddt": mean,
+        "resolution": structure.resolution,
+        "length": len(chain),
+        "observed": int(chain.mask.sum()),
+        "source": unit.source,
+        "key": key,
+        "group": key,
+    }
+
+
+def _unfit(
+    chain: Backbone | NucleicChain, mean_plddt: float | None, resolution: float | None, options: BuildOptions
+) -> str | None:
     """Why a chain is not wanted."""
     edges = np.flatnonzero(np.diff(np.r_[True, chain.mask, True].astype(np.int8)))
     longest_gap = int(np.diff(edges)[::2].max(initial=0))
@@ -123,7 +157,7 @@ def _stored(coords: Float[np.ndarray, "..."], centre: Float[np.ndarray, " 3"], o
     if options.coords == "float32":
         return {"coords": coords.ravel()}
     scaled = np.rint((coords - centre) / np.float32(SCALE)).ravel()
-    if np.nanmax(np.abs(scaled)) > np.iinfo(np.int16).max:
+    if np.abs(scaled, where=~np.isnan(scaled), out=np.zeros_like(scaled)).max() > np.iinfo(np.int16).max:
         return {}
     return {"coords": np.where(np.isnan(scaled), MISSING, scaled).astype(np.int16), "centre": centre}
 
@@ -152,7 +186,7 @@ def _molecules(unit: Unit, options: BuildOptions) -> Iterator[Row | str]:
     xyz = conformer.coords.astype(np.float32)
     coords = _stored(xyz, xyz.mean(0), options)
     if not coords:
-        yield "too wide for int16"
+        yield _TOO_WIDE
         return
     yield {
         "id": title,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pyarrow import Schema, Table
     from rdkit.Chem import Mol
 
+    from structok.data.options import BuildOptions
+    from structok.nucleic.chain import NucleicChain
     from structok.structure import Backbone
 
 __all__ = [
@@ -25,11 +27,13 @@ __all__ = [
     "ROW_GROUP",
     "SPLITS",
     "STRUCTURE",
+    "WIDTHS",
     "ShardWriter",
     "columns",
     "columns_of",
     "coordinates",
     "find_shards",
+    "modality_of",
     "pyarrow",
     "read_rows",
     "read_structures",
@@ -41,6 +45,7 @@ __all__ = [
 
 ROW_GROUP = 256  # rows that are written and read at once
 SPLITS = ("train", "validation")
+WIDTHS = {"protein": 9, "nucleic": 69, "molecule": 3}  # numbers per slot in the column of coordinates
 
 # name -> (type, meaning); the types in capitals are lists
 COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
@@ -56,6 +61,16 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "length": ("int32", "residue slots"),
         "observed": ("int32", "residues that are not missing"),
     },
+    "nucleic": {
+        "id": ("string", "file's stem and chain id, made unique by a suffix such as '.2'"),
+        "chain": ("string", "chain id of the file's author"),
+        "sequence": ("string", "one letter per slot: capitals are RNA, small letters DNA, X and x unknown bases"),
+        "residue_ids": ("STRING", "number and insertion code per slot"),
+        "coords": ("COORDS", "23 heavy atoms of each slot (structok.nucleic.atoms): 69 numbers, x y z each"),
+        "resolution": ("float", "Å, null where the file does not say"),
+        "length": ("int32", "slots"),
+        "observed": ("int32", "nucleotides whose frame is not missing"),
+    },
     "molecule": {
         "id": ("string", "title of the record, or the file's stem and its number, made unique by a suffix"),
         "smiles": ("string", "canonical SMILES with stereochemistry of the 3D structure, without hydrogens"),
@@ -65,6 +80,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "length": ("int32", "atoms, hydrogens included"),
     },
 }
+_SIDE_ATOMS = {"side_atoms": ("COORDS", "O, then the side chain of each slot in atom14 order: 33 numbers, x y z each")}
 _ALL = {
     "source": ("string", "file, archive member or record it was read from"),
     "cluster": ("int64", "equal for chains or molecules of one cluster, and in every build with the same clusters"),
@@ -72,6 +88,7 @@ _ALL = {
 }
 STRUCTURE = {  # the columns that a structure is made of
     "protein": ("id", "chain", "sequence", "residue_ids", "coords"),
+    "nucleic": ("id", "chain", "sequence", "residue_ids", "coords"),
     "molecule": ("id", "selfies", "coords"),
 }
 _KEYS = {"key": ("digest", ""), "group": ("digest", "")}  # of parts: equal for duplicates, equal within a cluster
@@ -93,24 +110,26 @@ def pyarrow() -> Any:
     return pyarrow
 
 
-def columns(modality: str, coords: str) -> dict[str, tuple[str, str]]:
+def columns(options: BuildOptions) -> dict[str, tuple[str, str]]:
     """Columns of finished shards."""
-    centre = {"centre": ("FLOAT", "Å; what was subtracted before rounding")} if coords == "int16" else {}
-    return COLUMNS[modality] | centre | _ALL
+    sides = _SIDE_ATOMS if options.modality == "protein" and options.atoms == "all" else {}
+    centre = {"centre": ("FLOAT", "Å; what was subtracted before rounding")} if options.coords == "int16" else {}
+    return COLUMNS[options.modality] | sides | centre | _ALL
 
 
-def schema(modality: str, coords: str, *, part: bool = False) -> Schema:
+def schema(options: BuildOptions, *, part: bool = False) -> Schema:
     """Arrow schema of shards, or of the parts they are made from."""
     pa = pyarrow()
     kinds = {
         **{"string": pa.string(), "float": pa.float32(), "int32": pa.int32(), "int64": pa.int64()},
         **{"STRING": pa.list_(pa.string()), "FLOAT": pa.list_(pa.float32()), "UINT8": pa.list_(pa.uint8())},
-        **{"COORDS": pa.list_(pa.float32() if coords == "float32" else pa.int16()), "digest": pa.binary(16)},
+        **{"COORDS": pa.list_(pa.float32() if options.coords == "float32" else pa.int16()), "digest": pa.binary(16)},
     }
-    chosen = columns(modality, coords)
+    chosen = columns(options)
     if part:
         chosen = {k: v for k, v in chosen.items() if k not in ("cluster", "split")} | _KEYS
-    notes = {"structok": modality, "coords": "Å, NaN = missing" if coords == "float32" else _INT16}
+    unit = "Å, NaN = missing" if options.coords == "float32" else _INT16
+    notes = {"structok": options.modality, "coords": unit}
     return pa.schema([(name, kinds[kind]) for name, (kind, _) in chosen.items()], metadata=notes)
 
 
@@ -240,9 +259,27 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0][:80]})") from None
 
 
-def coordinates(table: Table, width: int) -> list[Float[np.ndarray, "l w"]]:
-    """Coordinates of each row in Å, NaN = missing; `width` is 9 for backbones, 3 for conformers."""
-    column = table["coords"].combine_chunks()
+def modality_of(path: Path) -> str:
+    """What the rows of a file are.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    with _opened(path) as file:
+        return _modality(file.schema_arrow)
+
+
+def _modality(found: Schema) -> str:
+    """As the file says of itself, else by its columns."""
+    said = (found.metadata or {}).get(b"structok", b"").decode()
+    return said if said in WIDTHS else "molecule" if "selfies" in found.names else "protein"
+
+
+def coordinates(table: Table, width: int, name: str = "coords") -> list[Float[np.ndarray, "l w"]]:
+    """Coordinates of each row in Å, NaN = missing; `width` numbers per slot (`WIDTHS`; 33 of `side_atoms`)."""
+    column = table[name].combine_chunks()
     flat, ends = column.flatten().to_numpy(zero_copy_only=False), np.cumsum(column.value_lengths().to_numpy())
     rows = [x.reshape(-1, width) for x in np.split(flat, ends[:-1])]
     if flat.dtype != np.int16:
@@ -253,14 +290,20 @@ def coordinates(table: Table, width: int) -> list[Float[np.ndarray, "l w"]]:
 
 
 def rows_of(table: Table) -> Iterator[tuple[Float[np.ndarray, "l w"], dict[str, Any]]]:
-    """Coordinates (Å) and the other columns of each row of a table with `id`, `coords` and what structures need."""
-    names = [c for c in table.column_names if c not in ("coords", "centre")]
+    """Coordinates (Å) and the other columns of each row of a table with `id`, `coords` and what structures need.
+
+    Where there are side chains, a slot's 14 atoms stand together.
+    """
+    names = [c for c in table.column_names if c not in ("coords", "centre", "side_atoms")]
     rows = zip(*(table[c].to_pylist() for c in names))
-    for xyz, values in zip(coordinates(table, 3 if "selfies" in names else 9), rows):
+    found = coordinates(table, WIDTHS[_modality(table.schema)])
+    if "side_atoms" in table.column_names:
+        found = [np.concatenate(pair, 1) for pair in zip(found, coordinates(table, 33, "side_atoms"))]
+    for xyz, values in zip(found, rows):
         yield xyz, dict(zip(names, values))
 
 
-def structure_of(xyz: Float[np.ndarray, "l w"], row: dict[str, Any]) -> Backbone | Mol:
+def structure_of(xyz: Float[np.ndarray, "l w"], row: dict[str, Any]) -> Backbone | NucleicChain | Mol:
     """Chain, or molecule with explicit hydrogens and one conformer, of a row; named by its id."""
     if "selfies" in row:
         from structok.molecule.conformer import add_conformer, molecule_of
@@ -268,18 +311,19 @@ def structure_of(xyz: Float[np.ndarray, "l w"], row: dict[str, Any]) -> Backbone
         mol = add_conformer(molecule_of(row["selfies"], row["id"]), xyz)
         mol.SetProp("_Name", row["id"])
         return mol
+    from structok.nucleic.chain import NucleicChain
+    from structok.protein.allatom import AtomChain
     from structok.structure import Backbone
 
-    chain = row.get("chain")
-    ids = row.get("residue_ids")
-    return Backbone(
-        xyz.reshape(-1, 3, 3), row.get("sequence"), "A" if chain is None else chain, ids, name=str(row["id"])
-    )
+    kind: Any = {9: Backbone, 42: AtomChain, WIDTHS["nucleic"]: NucleicChain}[xyz.shape[1]]
+    chain = "A" if row.get("chain") is None else row["chain"]
+    atoms = xyz.reshape(len(xyz), -1, 3)
+    return kind(atoms, row.get("sequence"), chain, row.get("residue_ids"), name=str(row["id"]))
 
 
 def read_structures(
     source: str | os.PathLike[str], modality: str, split: str | None = None
-) -> Iterator[Backbone | Mol]:
+) -> Iterator[Backbone | NucleicChain | Mol]:
     """Chains or molecules of a data folder or of one shard, one by one, see `structure_of`.
 
     Raises
@@ -288,6 +332,8 @@ def read_structures(
         If they cannot be read, or are not of this modality.
     """
     for path in find_shards(source, split):
-        optional = ["centre"] if "centre" in columns_of(path) else []
+        optional = [c for c in ("centre", "side_atoms") if c in columns_of(path)]
+        if "nucleic" in (modality, found := modality_of(path)) and found != modality:
+            raise InputError(f"{path}: a data set of modality {found}, not {modality}")
         for table in read_rows(path, [*STRUCTURE[modality], *optional]):
             yield from (structure_of(xyz, row) for xyz, row in rows_of(table))

@@ -17,6 +17,7 @@ __all__ = [
     "JOINT",
     "NUCLEOTIDES",
     "SMILES_CHARACTERS",
+    "STRANDS",
     "Form",
     "Style",
     "describe",
@@ -184,6 +185,9 @@ NUCLEOTIDES = {  # IUPAC
     "V": "any nucleotide but Thymine",
     "N": "any nucleotide",
 }
+# as in `NucleicChain`: small letters are DNA, X and x bases that nobody knows
+STRANDS = NUCLEOTIDES | {letter.lower(): f"{NUCLEOTIDES[letter]} of DNA" for letter in "ACGTU"}
+STRANDS |= {"X": "an unknown base of RNA", "x": "an unknown base of DNA"}
 
 # every character of an OpenSMILES string: symbols of the elements (no J and Q; no j, q, w, x, z), digits, marks
 SMILES_CHARACTERS = "ABCDEFGHIKLMNOPRSTUVWXYZabcdefghiklmnoprstuvy0123456789" + "#$%()*+-./:=@[\\]"
@@ -198,7 +202,7 @@ def describe(style: Style, group: str, token: str) -> str:
         form = next(f for f in FORMS[style].values() if f.group == group)
         match = form.pattern and form.pattern.fullmatch(token)
         if match and group != "smiles":
-            return (AMINO_ACIDS if group == "amino_acid" else NUCLEOTIDES).get(match[1], token)
+            return (AMINO_ACIDS if group == "amino_acid" else STRANDS).get(match[1], token)
         return match[1] if match else token
     return token
 

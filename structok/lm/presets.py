@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from structok.lm.forms import AMINO_ACIDS, FORMS, NUCLEOTIDES, SMILES_CHARACTERS, Style
+from structok.lm.forms import AMINO_ACIDS, FORMS, NUCLEOTIDES, SMILES_CHARACTERS, STRANDS, Style
 
 __all__ = ["groups_of", "shipped"]
 
@@ -39,6 +39,6 @@ def groups_of(style: Style, selfies: Iterable[str], molecule: Iterable[str], cod
     }
     for form in forms:  # what BioMatrix does not have comes behind
         if form.group and form.group not in groups:
-            parts: Iterable[Any] = NUCLEOTIDES if form.group == "nucleotide" else range(codes)
+            parts: Iterable[Any] = STRANDS if form.group == "nucleotide" else range(codes)
             groups[form.group] = tuple(map(form.token.format, range(RADII) if form.group == "radius" else parts))
     return groups

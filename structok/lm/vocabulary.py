@@ -210,7 +210,13 @@ class Vocabulary:
         return wrap(self, "protein" if self.style == "scimind" else "prot_aa", sequence, unknown)
 
     def wrap_nucleic(self, sequence: str, *, unknown: Unknown = "error") -> str:
-        """Nucleotide letters to text: `<|nuc_na_start|><B A><B C><|nuc_na_end|>`, or `*|A|**|C|*`."""
+        """Nucleotide letters to text: `<|nuc_na_start|><B A><B C><|nuc_na_end|>`, or `*|A|**|C|*`.
+
+        Small letters are DNA, X and x unknown bases; scimind, which has capitals only, does not tell DNA from RNA and
+        says N.
+        """
+        if self.style == "scimind":
+            sequence = sequence.upper().replace("X", "N")
         return wrap(self, "nucleic" if self.style == "scimind" else "nuc_na", sequence, unknown)
 
     def wrap_structure(self, tokens: Tokens, *, anchors: AnchorText | None = None, unknown: Unknown = "error") -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from structok.data.shards import STRUCTURE, pyarrow, read_rows, rows_of, structure_of
+from structok.data.shards import STRUCTURE, modality_of, pyarrow, read_rows, rows_of, structure_of
 from structok.errors import InputError, StructokError
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
@@ -167,7 +167,7 @@ def read_units(
             if unit.error:
                 raise InputError(f"{unit.source}: {unit.error}")
             if unit.kind in ("rows", "row"):
-                yield from _read_rows(unit, log, chain)
+                yield from _read_rows(unit, log, chain, wanted)
             elif unit.modality == "protein":
                 yield from _read_chains(unit, log, chain, wanted)
             else:
@@ -236,11 +236,13 @@ def _named(mol: Any, name: str, source: str, log: Reporter) -> Item:
     return "molecule", source, mol
 
 
-def _read_rows(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
+def _read_rows(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> Iterator[Item]:
     """Rows `offset` to `offset + size` of a parquet file, row group by row group."""
     with pyarrow().parquet.ParquetFile(unit.path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        columns = [c for c in _STRUCTURE if c in file.schema_arrow.names]
+        known = _STRUCTURE if wanted is Wanted.backbones else [*_STRUCTURE, "side_atoms"]
+        columns = [c for c in known if c in file.schema_arrow.names]
+    modality = modality_of(Path(unit.path))
     last, start = unit.offset + weight(unit), 0
     for group, size in enumerate(sizes):
         first, start = start, start + size
@@ -251,7 +253,6 @@ def _read_rows(unit: Unit, log: Reporter, chain: str | None) -> Iterator[Item]:
         table = table.slice(skipped, min(last, start) - first - skipped)
         for number, (xyz, row) in enumerate(rows_of(table), first + skipped):
             source = unit.source if unit.kind == "row" else f"{unit.source}, row {number + 1}"
-            modality = "molecule" if "selfies" in row else "protein"
             try:
                 if modality == "molecule" or chain in (None, row.get("chain")):
                     yield modality, source, structure_of(xyz, row)

@@ -15,11 +15,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import structok
 from structok import Backbone, StructokError, read_structure
 from structok.data import build as build_module
 from structok.data.build import build
+from structok.data.dataset import ShardDataset
 from structok.data.options import BuildOptions
 from structok.data.shards import find_shards, read_structures
+from structok.errors import InputError
+from structok.protein.allatom import AtomChain
+from structok.read.inputs import Wanted, read_inputs
+from structok.work.log import Notes
 from structok.write.structures import structure_bytes, write_structure
 
 FORMATS = ("pdb", "cif", "bcif", "pdb.gz", "cif.gz", "bcif.gz")
@@ -307,3 +313,40 @@ def test_a_file_with_one_bad_chain_does_not_stop_the_rest(tmp_path, helix, rows_
     write_structure([helix(30, 0, chain_id="A"), helix(31, 1, chain_id="B")], tmp_path / "two.pdb")
     build([str(tmp_path / "two.pdb")], tmp_path / "out", SMALL)
     assert [(row["id"], row["chain"]) for row in rows_of(tmp_path / "out")] == [("two_A", "A"), ("two_B", "B")]
+
+
+@pytest.mark.parametrize("coords", ["float32", "int16"])
+def test_side_chains_are_kept_on_request(example, tmp_path, coords):
+    build([str(example)], tmp_path / "out", BuildOptions(atoms="all", coords=coords))
+    [back] = read_structures(tmp_path / "out", "protein")
+    [chain] = read_structure(example, atoms="all")
+    atoms = AtomChain.of(chain.entity)
+    assert isinstance(back, AtomChain) and back.sequence == atoms.sequence
+    assert np.array_equal(np.isfinite(back.atoms), np.isfinite(atoms.atoms))
+    assert np.nanmax(np.abs(back.atoms - atoms.atoms)) <= 0.0051
+    [item] = read_inputs([str(tmp_path / "out")], Notes(True), chain=None, add_hs=False, wanted=Wanted.proteins)
+    assert item[0] == "protein" and np.array_equal(item[2].atoms, back.atoms, equal_nan=True)
+    [batch] = ShardDataset(tmp_path / "out", split=None)
+    assert batch.coords.shape == (1, 70, 3, 3) and batch.mask.all()
+
+
+@pytest.mark.parametrize("coords", ["float32", "int16"])
+def test_dna_and_rna_become_rows(tmp_path, coords, example):
+    random = np.random.default_rng(0)
+    tokens = structok.Tokens(random.integers(0, 2000, 8), "nucleic", id="n", chain="B", sequence="GCAUgcat")
+    tokens = replace(tokens, conformers=random.integers(0, 3000, 8))
+    chain = structok.load("nucleic-vq-4096").decode(tokens)
+    write_structure([chain], tmp_path / "n.cif")
+    options = BuildOptions(modality="nucleic", min_length=2, coords=coords, validation=0)
+    card = build([str(tmp_path / "n.cif"), str(example)], tmp_path / "out", options)
+    assert card["counts"]["failed"] == 1 and "no DNA or RNA" in str(failures(tmp_path / "out"))
+    [back] = read_structures(tmp_path / "out", "nucleic")
+    assert (back.sequence, back.chain_id, back.name) == (chain.sequence, "B", "n_B")
+    assert np.array_equal(np.isfinite(back.atoms), np.isfinite(chain.atoms))
+    assert np.nanmax(np.abs(back.atoms - chain.atoms)) <= 0.0061
+    [item] = read_inputs([str(tmp_path / "out")], Notes(True), chain=None, add_hs=False)
+    assert item[0] == "nucleic" and np.array_equal(item[2].atoms, back.atoms, equal_nan=True)
+    [batch] = ShardDataset(tmp_path / "out")
+    assert batch.coords.shape == (1, 8, 23, 3) and batch.mask.all()
+    with pytest.raises(InputError, match="of modality nucleic"):
+        list(read_structures(tmp_path / "out", "protein"))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from structok import Tokens
 from structok.errors import InputError, TokensError
 from structok.lm import Vocabulary
+from structok.lm.composing import Composer
 from structok.tokens import STREAMS
 from tests.test_tokens import anchored, molecules, polymers
 
@@ -64,6 +65,8 @@ def test_text_is_as_documented(words):
     assert words.wrap_structure(WHOLE, anchors="none") == "<|prot_3d_start|><S 4><S 8><S 2><|prot_3d_end|>" + sides
     assert words.wrap_nucleic("AC") == "<|nuc_na_start|><B A><B C><|nuc_na_end|>"
     assert words.unwrap(words.wrap_nucleic("AC")) == "AC"
+    assert words.unwrap(words.wrap_nucleic("ACGUXacgtx")) == "ACGUXacgtx"
+    assert Vocabulary.preset("scimind").wrap_nucleic("Acx") == "*|A|**|C|**|N|*"
     assert Vocabulary.preset("biomatrix").wrap_structure(WHOLE) == WHOLE.to_text().split("<|prot_sc")[0]
     with pytest.raises(InputError, match="nuc_3d"):
         Vocabulary.preset("biomatrix").wrap_structure(Tokens([1], "nucleic"))
@@ -90,3 +93,13 @@ def test_what_is_wrong_is_said(words, text, kind, says, codes):
     assert any(says in str(p) for p in found.problems), [str(p) for p in found.problems]
     if codes:
         assert [t.codes.tolist() for t in found.partial] == [codes]
+
+
+def test_texts_of_dna_and_of_side_chains_hold_every_stream(words):
+    strand = Tokens([5, 6, 7], "nucleic", id="n", chain="B", sequence="GCt", conformers=[1, 2, 3])
+    texts = {i.view: i.text for i in Composer(words).instances(strand)}
+    assert texts["sequence"] == "<|nuc_na_start|><B G><B C><B t><|nuc_na_end|>"
+    assert texts["structure"].endswith("<|nuc_cf_start|><F 1><F 2><F 3><|nuc_cf_end|>")
+    assert all(part in texts["both"] for part in (texts["sequence"], texts["structure"]))
+    [_, structure, _] = Composer(words).instances(Tokens([5, 6], id="p", sequence="AG", sidechains=[9, -1]))
+    assert "<|prot_sc_start|><C 9><C -1><|prot_sc_end|>" in structure.text

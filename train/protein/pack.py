@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from structok.data.options import BuildOptions
 from structok.data.shards import SPLITS, ShardWriter, pyarrow, schema
 from structok.errors import InputError
 from structok.files import write_whole
@@ -35,7 +36,7 @@ def pack(source: Path, out: Path, *, shard_size: int = 8192, longest: int = 2048
     data = load_backbones(source)
     work = out / ".build"
     work.mkdir(parents=True)
-    layout = schema("protein", "float32")
+    layout = schema(BuildOptions())
     for split, name in enumerate(SPLITS):
         rows = np.flatnonzero((data.split == split) & (data.lengths <= longest))
         if not len(rows):

@@ -64,9 +64,11 @@ def test_tables_are_written_between_their_markers(tmp_path, figures, monkeypatch
         [chosen] = found["sets"].values()
         found["sets"] = dict.fromkeys(sets, chosen)
     monkeypatch.setattr(cards, "ranked", lambda modality: {"chain-vq-256": model})
-    learned = {"model": "chain-vq-256", "assignment": "closed loop, beam 8, λ 0"}
+    learned = {"model": "chain-vq-256", "assignment": model["default"]}
     learned["prediction"] = {"codes given symbols": {"bits": {"mean": 6.125}}}
-    found = {"published": load("published"), "learnability": {"a": learned}}
+    weighted = {**learned, "assignment": f"{model['default']}, μ 0.015"}
+    weighted["prediction"] = {"codes given symbols": {"bits": {"mean": 4.5}}}
+    found = {"published": load("published"), "learnability": {"b": weighted, "a": learned}}
     monkeypatch.setattr(cards, "load", lambda name: found.get(name, {}))
     page = tmp_path / "README.md"
     page.write_text("above\n<!-- reconstruction -->\nold\n<!-- /reconstruction -->\nbelow\n")
