@@ -213,7 +213,7 @@ def molecule_table(results: Results) -> str:
                 {"name": "QM9, validation", **found["real"]},
             ]
     says = (
-        "Valid: every token of the sampled SELFIES has its place in the molecule, and it decodes; new: not among 20,000 "
+        "Valid: every token of the sampled SELFIES has its place in the molecule, which decodes; new: not among 20,000 "
         "training molecules; strain: MMFF94 above the nearest minimum; bonds, angles: total variation from QM9, 0 to 1."
     )
     return f"{Table(columns, rows).markdown()}\n\n{says}" if rows else ""
