@@ -53,11 +53,16 @@ class Score:
 
 
 @torch.no_grad()
-def scores(models: Sequence[TokenModel], pairs: Sequence[Pair], form: AnchorText) -> dict[str, Score]:
-    """Of codes, of anchors with radius, and of both together as 'structure': alone, and 'given symbols'; of symbols."""
+def scores(
+    models: Sequence[TokenModel], pairs: Sequence[Pair], form: AnchorText, alone: bool = True
+) -> dict[str, Score]:
+    """Of codes, of anchors with radius, and of both together as 'structure': alone, and 'given symbols'; of symbols.
+
+    Models that never saw a structure alone (of molecules) are not asked about one: `alone=False`.
+    """
     found: dict[str, Score] = {}
     units = np.array([(p.codes >= 0).sum() for p in pairs])
-    for given in (False, True):
+    for given in (False, True) if alone else (True,):
         streams = STREAMS | ({"symbols": (Kind.SYMBOL,)} if given else {})
         documents = [models[0].vocabulary.document(p, form, given) for p in pairs]
         place = {id(d): i for i, d in enumerate(documents)}
@@ -160,12 +165,12 @@ def main(
         bare: dict[str, Score] = {}
         for form in forms:
             found = trained(runs, row, form, seeds)
-            paid = scores(found.models, held.pairs, form)
+            paid = scores(found.models, held.pairs, form, found.training["settings"]["given"] < 1)
             bare = paid if form == "none" else bare
             result = measure(row, form, held, found, paid, bare if form != "none" else {})
             update(out, entry(row, form, found.training), result)
-            bits = result["prediction"]["structure"]["per_unit"]["mean"]
-            console.log(f"{row.name}, anchors {form}: {bits} bits per {result['unit']}")
+            bits = result["prediction"]["structure given symbols"]["per_unit"]["mean"]
+            console.log(f"{row.name}, anchors {form}: {bits} bits per {result['unit']}, given the string")
 
 
 if __name__ == "__main__":

@@ -102,10 +102,11 @@ def peers(found: Results) -> str:
 
 
 def fill_allatom() -> None:
-    """The cards."""
+    """The cards, and the README's table."""
     found = load("allatom")
     if not found:
         return
+    fill(ROOT / "README.md", {"allatom": peers(found)})
     for name, r in found["proteins"].items():
         card = ROOT / "checkpoints" / name.rpartition("+")[2] / "README.md"
         fill(card, {"results": sidechain_card(name, r), "peers": peers(found)})

@@ -194,8 +194,8 @@ def molecule_table(results: Results) -> str:
         "unique": shares(1, "unique"),
         "new": shares(1, "new"),
         "with a clash": within(1, "clashing", percent=True),
-        "strain, kcal/mol per heavy atom": lambda r: (
-            f"{r['strain']['mean']:.2f} (median {r['strain']['median']:.2f})" if "strain" in r else NONE
+        "strain, kcal/mol per heavy atom, median (mean)": lambda r: (
+            f"{r['strain']['median']:.2f} ({r['strain']['mean']:,.2f})" if "strain" in r else NONE
         ),
         "bonds": numbers(2, "distance to real", "bonds"),
         "angles": numbers(2, "distance to real", "angles"),
@@ -212,7 +212,11 @@ def molecule_table(results: Results) -> str:
                 },
                 {"name": "QM9, validation", **found["real"]},
             ]
-    return Table(columns, rows).markdown() if rows else ""
+    says = (
+        "Valid: every token of the sampled SELFIES has its place in the molecule, which decodes; new: not among 20,000 "
+        "training molecules; strain: MMFF94 above the nearest minimum; bonds, angles: total variation from QM9, 0 to 1."
+    )
+    return f"{Table(columns, rows).markdown()}\n\n{says}" if rows else ""
 
 
 def tolerance_figure(results: Results) -> None:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from structok.data.columns import columns
 from structok.data.options import KINDS, BuildOptions
-from structok.data.shards import columns
 
 __all__ = ["card_text", "made_by", "summary"]
 

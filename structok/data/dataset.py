@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from structok.batching import by_length
-from structok.data.shards import WIDTHS, columns_of, coordinates, find_shards, modality_of, pyarrow, read_rows
+from structok.data.columns import WIDTHS, pyarrow
+from structok.data.shards import columns_of, coordinates, find_shards, modality_of, read_rows
 from structok.errors import InputError
 from structok.nucleic.atoms import IN_FRAME
 

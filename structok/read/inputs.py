@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from structok.data.shards import STRUCTURE, modality_of, pyarrow, read_rows, rows_of, structure_of
+from structok.data.columns import STRUCTURE, pyarrow
+from structok.data.shards import modality_of, read_rows, rows_of, structure_of
 from structok.errors import InputError, StructokError
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from structok.data.columns import pyarrow, schema
 from structok.data.options import BuildOptions
-from structok.data.shards import SPLITS, ShardWriter, pyarrow, schema
+from structok.data.shards import SPLITS, ShardWriter
 from structok.errors import InputError
 from structok.files import write_whole
 from train.data import Backbones, load_backbones
