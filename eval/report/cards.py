@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +23,16 @@ def _wrong(row: Row) -> str:
     return " / ".join(f"{broken[k]['mean']:.2f}" for k in ("rmsd", "tm_score", "lddt")) if broken else "–"
 
 
+def _anchor_bits(name: str) -> str:
+    """What anchors add to the bits of a residue, by a shipped model's configuration."""
+    config = ROOT / "checkpoints" / name / "config.json"
+    anchors = json.loads(config.read_bytes()).get("anchors") if name and config.exists() else None
+    if not anchors:
+        return ""
+    points = json.loads((ROOT / "checkpoints" / anchors["points"] / "config.json").read_bytes())["codebook_size"]
+    return f" + {math.log2(points) / anchors['spacing']:g}"
+
+
 def _at(chosen: str, text: str) -> Any:
     """A column of figures of a set, as a format string shows them."""
     return lambda row: text.format(**row["sets"][chosen]) if chosen in row["sets"] else ""
@@ -31,7 +43,7 @@ def reconstruction() -> str:
     spread = "{rmsd[mean]:.3f} ({rmsd[p95]:.3f})"
     columns: Columns = {
         **NAME,
-        "bits/residue": lambda r: f"{r['rate']['bits']:g}",
+        "bits/residue": lambda r: f"{r['rate']['bits']:g}{_anchor_bits(r['tokenizer'])}",
         "unseen chains": _at(COMPLETE, spread),
         "unseen chains with gaps": _at(GAPS, spread),
         "CASP14": _at(CASP, spread),
@@ -45,7 +57,7 @@ def axes() -> str:
     columns: Columns = {
         "tokenizer": lambda r: r.get("label") or f"`{r['tokenizer']}`",
         "assignment": lambda r: r["assignment"],
-        "bits": lambda r: f"{r['bits']:g}",
+        "bits": lambda r: f"{r['bits']:g}{_anchor_bits(r.get('tokenizer', ''))}",
         "CASP14, RMSD of CA, Å": lambda r: r["casp"],
         "codes kept, 0.1 Å noise": shares(0, "stability", "jitter", "0.1"),
         "20 residues cut off": shares(0, "stability", "crop start", "20"),
