@@ -12,6 +12,7 @@ __all__ = ["ablation", "card", "curve", "fill_network", "network"]
 
 NAME = "gcp-vqvae"
 CONTROL = "control-plain"  # the published form of the same size, a run of its own
+SHORT = {"short": "500 steps, noise in training", "short-no-jitter": "500 steps, no noise in training"}
 FIGURES: Columns = {
     "RMSD, Å": average(2, "rmsd"),
     "p95": numbers(2, "rmsd", "p95"),
@@ -92,6 +93,9 @@ def ablation(results: Row) -> str:
     rows += [{"name": "shipped, codes alone", **shipped["without anchors"]}]
     if control:
         rows.append({"name": "control, codes alone", **control, **control["codes"]})
+    for name, what in SHORT.items():
+        if name in results:
+            rows.append({**results[name]["validation"], **results[name]["validation"]["codes"], "name": what})
     return Table(columns, rows).markdown()
 
 
