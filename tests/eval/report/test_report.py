@@ -81,7 +81,7 @@ def test_tables_are_written_between_their_markers(tmp_path, figures, monkeypatch
     assert text.endswith("<!-- /reconstruction -->\nbelow\n")
     assert "closed loop, beam 1" in cards.card("chain-vq-256")
     ours, opened, *published = cards.axes().splitlines()[2:]
-    assert ours.startswith(f"| `chain-vq-256` | {model['default']} | 8 |") and "| 6.12 |" in ours
+    assert ours.startswith(f"| `chain-vq-256` | {model['default']} | 8 + 2 |") and "| 6.12 |" in ours
     assert "| open loop |" in opened and "6.12" not in opened  # learned in closed loop only
     assert any(line.startswith("| ESM3") and "| published |" in line for line in published)
 
