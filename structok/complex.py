@@ -18,7 +18,7 @@ from structok.read import structure
 from structok.read.formats import MOLECULES, stem_of, suffix_kind
 from structok.read.ligands import ligand_molecules
 from structok.read.molecules import read_molecules
-from structok.structure import Backbone, Note, many
+from structok.structure import CHAIN_IDS, Backbone, Note, many
 from structok.write.structures import structure_bytes
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ def read_complex(*sources: str | os.PathLike[str], ligands: bool = False, all_at
 
 
 def _free_id(taken: set[str]) -> str:
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-    free = next(c for c in [*letters, *(a + b for a in letters for b in letters)] if c not in taken)
+    free = next(c for c in [*CHAIN_IDS, *(a + b for a in CHAIN_IDS for b in CHAIN_IDS)] if c not in taken)
     taken.add(free)
     return free
 

@@ -108,8 +108,7 @@ def share_frame(entities: Sequence[tuple[Entity, Tokens, Any]], frame: str, spac
                 len(tokens), spacing or (getattr(tokenizer.config, "anchors", None) or Anchoring()).spacing
             )
         chosen = _slots(tokens, x, every)
-        bare = replace(tokens, anchors=None, spacing=0, radius=None)
-        body = _points(tokenizer.decode(bare))
+        body = _points(tokenizer.decode(tokens.without_anchors()))
         anchors = np.full(-(-len(tokens) // every), -1)
         seen = np.isfinite(x).all(-1) & np.isfinite(body).all(-1)
         at = np.cumsum(seen) - 1

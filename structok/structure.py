@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,9 @@ from structok.names import three_letters
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
 
-__all__ = ["Backbone", "Ligand", "Note", "Polymer", "Structure", "many"]
+__all__ = ["CHAIN_IDS", "Backbone", "Ligand", "Note", "Polymer", "Structure", "many"]
 
+CHAIN_IDS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # of chains that need a new id
 _RESIDUE_ID = re.compile(r"(-?\d+)([A-Za-z]?)")
 
 

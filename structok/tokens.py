@@ -137,6 +137,10 @@ class Tokens:
                 f"{self.where}: made by {self.model!r}, not {model!r}; decode with that model (-m {self.model})"
             )
 
+    def without_anchors(self) -> Tokens:
+        """The same codes with nothing that says where they lie."""
+        return dataclasses.replace(self, anchors=None, spacing=0, radius=None)
+
     def to_text(self, wrap: bool = True, *, anchors: AnchorText = "none") -> str:
         """Text form: `<S 4012>...` per residue, `[C 42][Branch1 -1]...` per SELFIES token.
 

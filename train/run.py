@@ -6,7 +6,6 @@ Logs, and a resumable checkpoint `last.ckpt` every few minutes, go to `runs/<nam
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import sys
@@ -150,6 +149,26 @@ class _Position(Callback):
         self.random = mine["random"]
 
 
+class _Curve(Callback):
+    """Keeps every validation of a run in its checkpoint, so that a resumed run goes on with the list."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        found = {
+            k: round(float(v), 5) for k, v in trainer.callback_metrics.items() if not k.startswith(("loss/", "lr"))
+        }
+        self.rows = [row for row in self.rows if row["step"] < trainer.global_step]
+        self.rows.append({"step": trainer.global_step, **found})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+
 class _BetweenSteps(Callback):
     """Acts between optimiser steps only, so that no half-accumulated gradient is lost."""
 
@@ -185,22 +204,11 @@ def _loggers(run: Run) -> list[Logger]:
     return made
 
 
-def _curve(folder: Path) -> list[dict[str, float]]:
-    """Every validation of a run, from its CSV logs, those of resumed parts too; empty without such logs."""
-    rows: dict[int, dict[str, float]] = {}
-    for path in sorted(folder.glob("version_*/metrics.csv"), key=lambda p: p.stat().st_mtime):
-        for row in csv.DictReader(path.read_text().splitlines()):
-            if any(row[key] for key in row if key.endswith("/valid")):
-                values = {k: round(float(v), 5) for k, v in row.items() if v and not k.startswith(("loss/", "lr"))}
-                rows[int(values["step"])] = values | {"step": int(values["step"])}
-    return [rows[step] for step in sorted(rows)]
-
-
-def _trainer(run: Run, stream: Stream, validate: bool) -> L.Trainer:
+def _trainer(run: Run, stream: Stream, validate: bool, curve: _Curve) -> L.Trainer:
     saves = _Checkpoint(
         run.folder, save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=run.save_minutes)
     )
-    callbacks: list[Callback] = [_Position(stream), saves]
+    callbacks: list[Callback] = [_Position(stream), curve, saves]
     if run.loggers:
         callbacks.append(LearningRateMonitor("step"))
     if run.max_time:
@@ -247,7 +255,8 @@ def train(
     record : more for `training.json`
     """
     began = time.time()
-    trainer = _trainer(run, stream, bool(valid))
+    curve = _Curve()
+    trainer = _trainer(run, stream, bool(valid), curve)
     trainer.fit(task, loader, valid or None, ckpt_path=run.checkpoint, weights_only=True)
     trainer.save_checkpoint(run.folder / "last.ckpt")
     if trainer.is_global_zero and export():
@@ -256,7 +265,7 @@ def train(
             "steps": trainer.global_step,
             "seconds_of_last_start": round(time.time() - began),
             "validation": {k: round(float(v), 5) for k, v in trainer.callback_metrics.items() if "/" in k},
-            "curve": _curve(run.folder),
+            "curve": curve.rows,
             "run": asdict(run),
         }
         (run.tokenizer / "training.json").write_text(json.dumps(how | record, indent=1) + "\n")

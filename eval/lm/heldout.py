@@ -98,13 +98,6 @@ def figure(
     return found | ({"seeds": [round(float(v), digits) for v in total]} if len(sums) > 1 else {})
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean, median, 95th percentile."""
-    array = np.array(values)
-    summary = {"mean": array.mean(), "median": np.median(array), "p95": np.quantile(array, 0.95)}
-    return {k: round(float(v), 4) for k, v in summary.items()}
-
-
 def update(out: Path, name: str, result: dict[str, Any]) -> None:
     """Replace one entry of the results; two runs may write at the same time."""
     out.parent.mkdir(parents=True, exist_ok=True)

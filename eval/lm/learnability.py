@@ -24,7 +24,8 @@ from rich.console import Console
 
 from eval import RESULTS
 from eval.clock import machine
-from eval.lm.heldout import Held, Trained, entry, figure, spread, trained, update
+from eval.lm.heldout import Held, Trained, entry, figure, trained, update
+from eval.measure.stats import rounded, summary
 from structok.metrics import rmsd
 from structok.molecule.metrics import compare_molecules
 from structok.tokens import AnchorText
@@ -115,10 +116,10 @@ def reconstruction(held: Held) -> dict[str, Any]:
     if held.tokenizer.modality == "protein":
         errors = [rmsd(back, crop) for back, crop in zip(rebuilt, held.structures)]
         size = {"crops": len(held.tokens), "residues": sum(map(len, held.tokens))}
-        return {"unit": "residue", "validation": size, "rmsd": spread(errors)}
+        return {"unit": "residue", "validation": size, "rmsd": rounded(summary(errors))}
     compared = (compare_molecules(m, b, t)["rmsd"] for m, b, t in zip(held.structures, rebuilt, held.tokens))
     size = {"molecules": len(held.tokens), "atoms": sum(map(len, held.tokens))}
-    return {"unit": "atom", "validation": size, "rmsd": spread([float(v or 0) for v in compared])}
+    return {"unit": "atom", "validation": size, "rmsd": rounded(summary(float(v or 0) for v in compared))}
 
 
 def measure(

@@ -18,6 +18,7 @@ from biotite.structure import base_pairs
 from jaxtyping import Float
 
 import structok
+from eval.measure.stats import summary
 from structok.nucleic import metrics as nucleic
 from structok.nucleic.atoms import FRAME
 from structok.nucleic.chain import NucleicChain
@@ -53,16 +54,6 @@ PUBLISHED = [
         "differs": "the CASP14 files at hand hold backbones only, no side chains",
     },
 ]
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    x = np.asarray(values)
-    return {
-        "mean": float(x.mean()),
-        "median": float(np.median(x)),
-        "p95": float(np.quantile(x, 0.95)),
-        "max": float(x.max()),
-    }
 
 
 def rounded(values: Any, digits: int = 4) -> Any:
@@ -119,8 +110,8 @@ def proteins(name: str, chains: Sequence[AtomChain], **search: float) -> dict[st
         "bits": float(np.log2(sizes).sum()),
         "chains": len(chains),
         "residues": residues,
-        "rmsd": spread([x.rmsd for x in compared]),
-        "rmsd_alike": spread([x.rmsd_alike for x in compared]),
+        "rmsd": summary([x.rmsd for x in compared]),
+        "rmsd_alike": summary([x.rmsd_alike for x in compared]),
         "rmsd_of": {
             "N, CA, C": rms(strict[:, :3]),
             "O": rms(strict[:, 3]),
@@ -229,8 +220,8 @@ def _nucleic(pairs: Sequence[tuple[NucleicChain, NucleicChain]]) -> dict[str, An
     return {
         "chains": len(pairs),
         "nucleotides": int(sum(c.mask.sum() for _, c in pairs)),
-        "rmsd": spread([nucleic.compare_atoms(b.atoms, c.atoms).rmsd for b, c in pairs]),
-        "rmsd_frame": spread([nucleic.frame_rmsd(b.atoms, c.atoms) for b, c in pairs]),
+        "rmsd": summary([nucleic.compare_atoms(b.atoms, c.atoms).rmsd for b, c in pairs]),
+        "rmsd_frame": summary([nucleic.frame_rmsd(b.atoms, c.atoms) for b, c in pairs]),
         "pucker_kept": share(nucleic.is_north(north[0]) == nucleic.is_north(north[1]), known),
         "base_pairs": {
             "input": before,

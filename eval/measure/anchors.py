@@ -28,6 +28,7 @@ import structok
 from eval import RESULTS
 from eval.clock import cpu_seconds
 from eval.measure.damage import KINDS, damage
+from eval.measure.stats import summary
 from structok.errors import StructokError
 from structok.geometry import apply, kabsch
 from structok.protein.sidechain_atoms import ATOMS
@@ -43,24 +44,17 @@ LENGTHS = (50, 100, 200, 300, 501)  # residues, edges of the bins
 NOISE = (0.05, 0.1, 0.2, 0.3)
 
 
-def spread(values: Iterable[float]) -> dict[str, float]:
-    """Mean, median, 95th percentile."""
-    found = np.array(list(values))
-    return {"n": len(found), "mean": float(found.mean()), "median": float(np.median(found)),
-            "p95": float(np.percentile(found, 95))}  # fmt: skip
-
-
 def compare(chains: list[Backbone], rebuilt: list[Backbone], *, by_length: bool = False) -> dict[str, Any]:
     """RMSD over N, CA, C after superposition, TM-score, lDDT; also of chains in bins of `LENGTHS`."""
     metrics: dict[str, Callable[..., float]] = {
         "rmsd": structok.metrics.rmsd, "tm_score": structok.metrics.tm_score, "lddt": structok.metrics.lddt
     }  # fmt: skip
     found = {name: np.array([float(of(a, b)) for a, b in zip(rebuilt, chains)]) for name, of in metrics.items()}
-    report: dict[str, Any] = {name: spread(values) for name, values in found.items()}
+    report: dict[str, Any] = {name: summary(values) for name, values in found.items()}
     if by_length:
         bins = np.digitize([len(c) for c in chains], LENGTHS)
         report["by length"] = {
-            f"{low}-{high - 1}": {name: spread(values[bins == n]) for name, values in found.items()}
+            f"{low}-{high - 1}": {name: summary(values[bins == n]) for name, values in found.items()}
             for n, (low, high) in enumerate(pairwise(LENGTHS), 1) if (bins == n).any()
         }  # fmt: skip
     return report
@@ -179,8 +173,8 @@ def measure_complexes(folder: Path, count: int) -> dict[str, Any]:
         found.append((float(np.sqrt((off**2).sum(-1).mean())), row["seq_match_split"] in ("none", "split1")))
         chains += [float(structok.metrics.rmsd(a, b)) for a, b in zip(back.polymers, original.polymers)]
     return {
-        "rmsd": spread(r for r, _ in found), "rmsd of each chain": spread(chains),
-        "rmsd, unseen": spread(r for r, new in found if new) if any(new for _, new in found) else None,
+        "rmsd": summary(r for r, _ in found), "rmsd of each chain": summary(chains),
+        "rmsd, unseen": summary(r for r, new in found if new) if any(new for _, new in found) else None,
         "failed": failed,
     }  # fmt: skip
 
@@ -212,7 +206,7 @@ def measure_ligands(folder: Path, count: int) -> dict[str, Any]:
         near = [float(np.linalg.norm(p[:, None] - q[None], axis=-1).min())
                 for p, q in ((heavy, x[seen]), (placed, apply(move, torch.from_numpy(y[seen])).numpy()))]  # fmt: skip
         free.append(near[1] >= 2.0 or near[0] < 2.0)
-    return {"rmsd": spread(found), "free of new clashes with N, CA, C": float(np.mean(free)), "failed": failed}
+    return {"rmsd": summary(found), "free of new clashes with N, CA, C": float(np.mean(free)), "failed": failed}
 
 
 def measure_clashes(folder: Path, count: int) -> dict[str, Any]:

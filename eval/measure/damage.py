@@ -20,13 +20,13 @@ Random = np.random.Generator
 
 
 def damage(tokens: Tokens, rate: float, codes: int, points: int, random: Random) -> Tokens:
-    """Random codes and anchors in place of some; anchors that are none stay so."""
+    """Random codes and anchors in place of some; those that are none stay so."""
     return _anchors(_codes(tokens, rate, codes, points, random), rate, codes, points, random)
 
 
 def _codes(tokens: Tokens, rate: float, codes: int, points: int, random: Random) -> Tokens:
-    wrong = np.where(random.random(len(tokens)) < rate, random.integers(codes, size=len(tokens)), tokens.codes)
-    return replace(tokens, codes=wrong)
+    hit = (random.random(len(tokens)) < rate) & (tokens.codes >= 0)
+    return replace(tokens, codes=np.where(hit, random.integers(codes, size=len(tokens)), tokens.codes))
 
 
 def _anchors(tokens: Tokens, rate: float, codes: int, points: int, random: Random) -> Tokens:

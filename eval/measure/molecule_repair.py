@@ -23,7 +23,7 @@ from rdkit.Chem import Mol
 
 import structok
 from eval import RESULTS
-from eval.measure.anchors import spread
+from eval.measure.stats import summary
 from structok.errors import StructokError
 from structok.frame import far_atoms
 from structok.geometry import apply, kabsch
@@ -70,7 +70,7 @@ def measure(files: list[Path], model: str, seed: int = 0) -> dict[str, Any]:
         print(file.stem, {k: round(v[-1], 2) for k, v in found.items()}, file=sys.stderr, flush=True)
     return {
         "model": model,
-        "heavy atoms, Å": {name: spread(values) for name, values in found.items()},
+        "heavy atoms, Å": {name: summary(values) for name, values in found.items()},
         "right code found": {name: count / len(found[name]) for name, count in exact.items()},
     }
 

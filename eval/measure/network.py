@@ -3,8 +3,9 @@
     python -m eval.measure.network gcp-vqvae
     python -m eval.measure.network runs/plain runs/no-jitter --chains 60      further runs, as rows of the same table
 
-Validation chains (split 1; settings were chosen on it), one per cluster, of all lengths that a model takes; CASP14
-apart. Damage replaces each code and each anchor with the same probability. `refine` tries codes near the latent.
+Validation chains (split 1; settings were chosen on it) of all lengths that a model takes, of a cluster one complete
+chain and one with gaps at most; CASP14 apart. Damage replaces each code and each anchor with the same probability. `refine`
+tries codes near the latent.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from jaxtyping import Float
 import structok
 from eval import RESULTS
 from eval.clock import cpu_seconds
-from eval.measure.anchors import compare, damage
+from eval.measure.anchors import compare
+from eval.measure.damage import damage
 from eval.measure.sets import protein_sets
 from eval.measure.stats import by_bins
 from structok.metrics import codebook_spread, codebook_use
-from structok.polymer.anchors import load_points
 from structok.structure import Backbone
 from structok.tokens import Tokens
 
@@ -50,17 +51,6 @@ def bonds(chains: list[Backbone], rebuilt: list[Backbone]) -> float:
 def _steps(chain: Backbone) -> Float[np.ndarray, " l"]:
     with np.errstate(invalid="ignore"):
         return np.linalg.norm(np.diff(chain.coords[:, 1], axis=0), axis=-1)
-
-
-def _hurt(tokens: Tokens, rate: float, tok: Any, random: np.random.Generator) -> Tokens:
-    """Some codes and anchors replaced by any; missing residues stay missing."""
-    points = len(load_points(tok.config.anchors.points).points) if tok.config.anchors else 1
-    hurt = damage(tokens, rate, tok.codebook_size, points, random)
-    return replace(hurt, codes=np.where(tokens.codes >= 0, hurt.codes, -1))
-
-
-def _without(tokens: Tokens) -> Tokens:
-    return replace(tokens, anchors=None, spacing=0, radius=None)
 
 
 def _kept(tok: Any, chains: list[Backbone], tokens: list[Tokens], random: np.random.Generator) -> dict[str, float]:
@@ -107,11 +97,12 @@ def measure_network(tok: Any, chains: list[Backbone], refine: int, some: int, se
         },
     }
     if anchored:
-        alone = tok.decode_batch([_without(t) for t in tokens])
+        alone = tok.decode_batch([t.without_anchors() for t in tokens])
         report["more tokens"] = sum(len(t.anchors) + 1 for t in tokens) / residues
         report["without anchors"] = {**compare(chains, alone), "CA-CA": bonds(chains, alone)}
+    sizes = {s.name: s.size for s in tok.streams}
     for rate in RATES:
-        hurt = [_hurt(t, rate, tok, random) for t in tokens]
+        hurt = [damage(t, rate, sizes["codes"], sizes.get("anchors", 1), random) for t in tokens]
         report[f"{rate:g} wrong"] = compare(chains, tok.decode_batch(hurt))
         if anchored:
             lost = [replace(h, anchors=t.anchors) for h, t in zip(hurt, tokens)]
@@ -130,7 +121,7 @@ def measure_network(tok: Any, chains: list[Backbone], refine: int, some: int, se
 
 def main(
     models: Annotated[list[str], typer.Argument(help="names or folders of GCP-VQVAE tokenizers")],
-    chains: Annotated[int, typer.Option(help="validation chains, one per cluster")] = 250,
+    chains: Annotated[int, typer.Option(help="complete validation chains, and half as many with gaps")] = 250,
     refine: Annotated[int, typer.Option(help="sweeps of the search for better codes")] = 2,
     refined: Annotated[int, typer.Option(help="chains that are refined")] = 20,
     out: Annotated[Path, typer.Option(help="results; other models stay")] = RESULTS / "network.json",

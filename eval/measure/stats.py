@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-__all__ = ["by_bins", "code_rate", "leakage", "rank_frequency", "rounded", "share", "spread"]
+__all__ = ["by_bins", "code_rate", "leakage", "rank_frequency", "rounded", "share", "spread", "summary"]
 
 RESAMPLES = 1000
 PRIOR = 20.0  # pseudo-counts that a code's class counts get from the overall distribution, in `leakage`
@@ -24,6 +24,13 @@ def rounded(values: dict[str, Any], digits: int = 4) -> dict[str, Any]:
 
 def _interval(samples: Float[np.ndarray, " r"]) -> list[float]:
     return [round(float(q), 4) for q in np.percentile(samples, [2.5, 97.5])]
+
+
+def summary(values: Iterable[float]) -> dict[str, Any]:
+    """Count, mean, median, 95th percentile and maximum, as they are."""
+    x = np.array(list(values), dtype=float)
+    figures = {"mean": x.mean(), "median": np.median(x), "p95": np.percentile(x, 95), "max": x.max()}
+    return {"n": len(x), **{name: float(value) for name, value in figures.items()}}
 
 
 def spread(values: Sequence[float | None], random: np.random.Generator) -> dict[str, Any]:

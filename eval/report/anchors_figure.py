@@ -47,10 +47,10 @@ def draw() -> None:
     chains = dimer()
     tokens = structok.encode_complex(Complex(chains, name="1a8o"))
     whole = structok.decode_complex(tokens).polymers
-    apart = [tok.decode(replace(t, anchors=None, spacing=0, radius=None, frame="")) for t in tokens]
+    apart = [tok.decode(replace(t.without_anchors(), frame="")) for t in tokens]
     own = tok.encode(chains[0])
     wrong = damage(own, _RATE, tok.codebook_size, len(tok.points), np.random.default_rng(_SEED))
-    lost = tok.decode(replace(wrong, anchors=None, spacing=0, radius=None))
+    lost = tok.decode(wrong.without_anchors())
     back = tok.decode(wrong)
     count = int((wrong.codes != own.codes).sum()), int((wrong.anchors != own.anchors).sum())
     figure, axes = plt.subplots(1, 5, figsize=(13, 3.1), width_ratios=[1, 0.8, 1, 1.1, 0.8])

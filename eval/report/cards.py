@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from typing import Any
 
-from eval.report.results import ROOT, load, load_config, ranked, rows_of
+from eval.report.results import ROOT, load, load_config, ranked, rows_of, shipped
 from eval.report.table import Columns, Row, Table, average, dig, fill, number, numbers, shares
 from eval.report.training import steps
 
@@ -25,12 +24,8 @@ def _wrong(row: Row) -> str:
 
 def _anchor_bits(name: str) -> str:
     """What anchors add to the bits of a residue, by a shipped model's configuration."""
-    config = ROOT / "checkpoints" / name / "config.json"
-    anchors = json.loads(config.read_bytes()).get("anchors") if name and config.exists() else None
-    if not anchors:
-        return ""
-    points = json.loads((ROOT / "checkpoints" / anchors["points"] / "config.json").read_bytes())["codebook_size"]
-    return f" + {math.log2(points) / anchors['spacing']:g}"
+    anchors = load_config(name).get("anchors") if name and shipped(name) else None
+    return f" + {math.log2(load_config(anchors['points'])['codebook_size']) / anchors['spacing']:g}" if anchors else ""
 
 
 def _at(chosen: str, text: str) -> Any:

@@ -44,7 +44,8 @@ def network(found: Row) -> str:
     whole = found["validation"]
     kept, use, speed = whole["kept"], whole["use"], whole["residues per cpu second"]
     text = (
-        f"{whole['chains']} validation chains of all lengths, one per cluster; an anchor every 8 residues. "
+        f"{whole['chains']} validation chains of all lengths, at most one complete and one with gaps of a "
+        "cluster; an anchor every 8 residues. "
         f"CA-CA distances within 0.2 Å of 3.8: {whole['codes']['CA-CA']:.1%}. Codes kept: {_kept(kept)}. "
         f"Codebook: {use['utilisation']:.0%} of the codes occur in these chains, {use['entropy_bits']:.1f} bits of "
         f"entropy. One core encodes {speed['encode']:,.0f} and decodes {speed['decode']:,.0f} residues/s."

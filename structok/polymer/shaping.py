@@ -13,14 +13,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from structok.codebook.cpu import compiled
+from structok.codebook.nearest import nearest_code
 
-__all__ = ["shape_anchors"]
+__all__ = ["near_and_shaped", "shape_anchors"]
 
+_NEAR = 16  # points near a position that may be its anchor
 _SIDE = 4  # anchors on each side that a stretch reaches
 _WIDTH = 2.0  # anchors, standard deviation of the Gaussian that weighs them
 _LEVER = 80.0  # Å², mean square distance at which a stretch feels its turn
 _STAY = 0.02  # share of an anchor's own squared error in the cost
 _ROUND = 2.0  # Å, added to the size of a stretch, so that straight ones have an inertia about their axis
+
+
+def near_and_shaped(positions: Float[Tensor, "n 3"], points: Float[Tensor, "k 3"], radius: float) -> Int[Tensor, " n"]:
+    """Which point of a ball each position takes, of those near it, so that errors cancel.
+
+    Parameters
+    ----------
+    positions : of the anchored residues in the shared frame, float64, Å
+    points : of the unit ball
+    radius : of the frame's ball, Å
+    """
+    near = nearest_code((positions / radius).float(), points, k=_NEAR)[1].long()
+    pick = shape_anchors(positions, points.double()[near] * radius)
+    return near.gather(1, pick[:, None])[:, 0]
 
 
 def shape_anchors(

@@ -178,7 +178,7 @@ class ChainVQ(BackboneTokenizer):
         if spacing < 0:
             raise InputError(f"spacing must be at least 0, not {spacing}")
         if not spacing:
-            return replace(tokens, anchors=None, spacing=0, radius=None)
+            return tokens.without_anchors()
         spacing = spacing_for(len(chain), spacing)
         alpha, mask = torch.from_numpy(chain.coords[:, 1]), torch.from_numpy(chain.mask)
         sketch = self.points.sketch(alpha, mask, spacing)

@@ -20,7 +20,7 @@ from structok.codebook.nearest import nearest_code
 from structok.errors import TokensError
 from structok.geometry import apply, invert
 from structok.polymer.anchors import RADII, AnchorPoints, Sketch, load_points
-from structok.polymer.shaping import shape_anchors
+from structok.polymer.shaping import near_and_shaped
 from structok.protein.anchored import Anchors
 from structok.protein.features import residue_types
 from structok.protein.model import GCPVQVAEConfig, GCPVQVAEModel
@@ -33,7 +33,6 @@ from structok.tokens import Stream, Tokens, declare
 __all__ = ["GCPVQVAE"]
 
 _OPTIONS = 8  # codes near a latent that `refine` tries
-_CANDIDATES = 16  # points near an anchored residue that may be its anchor
 
 
 class GCPVQVAE(BackboneTokenizer):
@@ -145,13 +144,10 @@ class GCPVQVAE(BackboneTokenizer):
     def anchors_at(self, positions: Float[np.ndarray, "l 3"], radius: int) -> Int[np.ndarray, " n"]:
         """Anchors of residues (CA, Å, NaN where missing) in a frame: points near them whose errors cancel."""
         assert self.config.anchors
-        size = float(RADII[radius])
         here = torch.from_numpy(positions[:: self.config.anchors.spacing]).double()
         known = here.isfinite().all(-1)
-        near = nearest_code((here[known] / size).float(), self._points.points, k=_CANDIDATES)[1].long()
-        pick = shape_anchors(here[known], self._points.points.double()[near] * size)
         anchors = torch.full((len(here),), -1)
-        anchors[known] = near.gather(1, pick[:, None])[:, 0]
+        anchors[known] = near_and_shaped(here[known], self._points.points, float(RADII[radius]))
         return anchors.numpy()
 
     def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:

@@ -16,7 +16,7 @@ from structok.names import PEPTIDE_NUCLEIC, component_kind, nucleotide_atom
 from structok.read.chains import Chain, Ends, find_chains
 from structok.read.gaps import with_gaps
 from structok.read.table import MISSING, Residue, Table, group_residues, mark_placeholders
-from structok.structure import Ligand, Note, Polymer, Structure, many
+from structok.structure import CHAIN_IDS, Ligand, Note, Polymer, Structure, many
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
@@ -26,7 +26,6 @@ __all__ = ["assemble"]
 Kind = Literal["protein", "nucleic"]
 
 _BONDS = {"protein": (("N", "C", "CA"), CA_STEP), "nucleic": (("P", "O3'", "C4'"), 6.0)}
-_IDS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _ELEMENT_NAMES = "H C N O S P F D I B K V W U Y SE CL BR LI NA MG AL SI CA MN FE CO NI CU ZN AS RU RH PD AG CD PT AU HG"
 _ELEMENTS = frozenset(_ELEMENT_NAMES.split())
 
@@ -178,7 +177,7 @@ def _unique_ids(ids: list[str], table: Table) -> list[str]:
     out = []
     for chain_id in ids:
         if chain_id in taken or (blank and not chain_id):
-            free = (c for c in _IDS if c not in used)
+            free = (c for c in CHAIN_IDS if c not in used)
             numbered = (f"{chain_id or 'A'}{n}" for n in range(2, len(ids) + len(used) + 2))
             chain_id = next(free, None) or next(c for c in numbered if c not in used)
         used.add(chain_id)

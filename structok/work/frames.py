@@ -80,7 +80,7 @@ def _alone(tokens: Tokens) -> Tokens:
     """Without a frame, which says nothing of a single molecule."""
     from dataclasses import replace
 
-    return replace(tokens, anchors=None, spacing=0, radius=None, frame="")
+    return replace(tokens.without_anchors(), frame="")
 
 
 def placed(many: Sequence[Tokens], rebuilt: Sequence[Any], tokenizer: Any) -> list[Any]:

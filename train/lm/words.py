@@ -136,7 +136,7 @@ class PairVocabulary:
 
         codes, anchors, radius = found(Kind.CODE), found(Kind.ANCHOR), found(Kind.RADIUS)
         if not len(radius) or known.anchors is None:
-            return replace(known, codes=codes, anchors=None, spacing=0, radius=None)
+            return replace(known.without_anchors(), codes=codes)
         told = np.full(len(known.anchors), -1)
         told[known.anchors >= 0] = anchors
         return replace(known, codes=codes, anchors=told, radius=int(radius[0]))

@@ -9,13 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from structok.codebook.nearest import nearest_code
 from structok.polymer.anchors import RADII, load_points, radius_code
-from structok.polymer.shaping import shape_anchors
+from structok.polymer.shaping import near_and_shaped
 
 __all__ = ["Sketcher"]
-
-_NEAR = 16  # points that an anchor is chosen from
 
 
 class Sketcher:
@@ -50,11 +47,9 @@ class Sketcher:
         local = coords[:: self.spacing, 1].double() @ way.T
         radius = float(RADII[min(int(radius_code(coords[seen, 1].double().norm(dim=-1).max())), len(RADII) - 1)])
         known = seen[:: self.spacing]
-        near = nearest_code((local[known] / radius).float(), self.points, k=_NEAR)[1].long()
-        candidates = self.points[near].double() * radius
-        chosen = candidates[torch.arange(len(near)), shape_anchors(local[known], candidates)]
+        chosen = near_and_shaped(local[known], self.points, radius)
         anchors = torch.full_like(local, torch.nan)
-        anchors[known] = chosen @ way
+        anchors[known] = self.points[chosen].double() * radius @ way
         return coords, anchors.float(), radius
 
 

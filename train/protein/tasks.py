@@ -221,7 +221,6 @@ class ProteinTask(L.LightningModule):
             if values["rmsd/valid"] < self.best:
                 self.best.fill_(values["rmsd/valid"])
                 self.export()
-        values["step"] = float(self.global_step)  # Lightning's own count is one off, but not after resuming
         self.log_dict(values, sync_dist=True)
 
     def export(self) -> bool:
