@@ -4,8 +4,8 @@
     python -m eval.measure.network runs/plain runs/no-jitter --chains 60      further runs, as rows of the same table
 
 Validation chains (split 1; settings were chosen on it) of all lengths that a model takes, of a cluster one complete
-chain and one with gaps at most; CASP14 apart. Damage replaces each code and each anchor with the same probability. `refine`
-tries codes near the latent.
+chain and one with gaps at most; CASP14 apart. Damage replaces each code and each anchor with the same probability.
+`refine` tries codes near the latent.
 """
 
 from __future__ import annotations
