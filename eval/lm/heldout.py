@@ -37,10 +37,10 @@ class Held:
     @classmethod
     @cache
     def of(cls, row: Row, data: Path) -> Held:
-        """All crops, or 500 molecules."""
+        """100 crops, or 500 molecules."""
         tokenizer = structok.load(row.model)
         if tokenizer.modality == "protein":
-            structures: list[Any] = chain_crops(load_backbones(data / "protein" / "train.npz"), 1, 0, 0)
+            structures: list[Any] = chain_crops(load_backbones(data / "protein" / "train.npz"), 1, 0, 0)[:100]
         else:
             structures = small_molecules(data / "molecule" / "qm9.npz", 1, 500)
         label = label_of(tokenizer.settings(Search(**row.options)))

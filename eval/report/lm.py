@@ -26,7 +26,7 @@ def within(digits: int, *keys: str, percent: bool = False) -> Any:
         if not found:
             return NONE
         scale, unit = (100, " %") if percent else (1, "")
-        if "low" not in found:
+        if found.get("low") == found.get("high"):
             return Cell(f"{scale * found['mean']:.{digits}f}{unit}", f"{found['mean']}")
         half = scale * (found["high"] - found["low"]) / 2
         return Cell(f"{scale * found['mean']:.{digits}f} ± {half:.{digits}f}{unit}", f"{found['mean']}")

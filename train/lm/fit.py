@@ -166,7 +166,7 @@ def train_rows(
     pairs = [pair_of(t) for t in tokens]
     console.log(f"{row.name}: {len(pairs)} structures tokenized in {time.time() - began:.0f} s")
     symbols = tuple(AMINO_ACIDS) if protein else tuple(sorted({s for p in pairs for s in p.symbols}))
-    vocabulary = PairVocabulary(symbols, tokenizer.codebook_size)
+    vocabulary = PairVocabulary(symbols, tokenizer.codebook_size, **({} if protein else {"anchors": 0, "radii": 0}))
     count = np.bincount(np.concatenate([p.codes[p.codes >= 0] for p in pairs]), minlength=tokenizer.codebook_size)
     for form, own, out in wanted:
         documents = documents_of(pairs, vocabulary, own, form)

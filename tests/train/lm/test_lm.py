@@ -379,7 +379,7 @@ def test_molecules_are_sampled_and_judged(example, monkeypatch):
     tokens = tokenizer.encode(example.parent / "ligand.sdf")
     pairs = [pair_of(tokens)]
     symbols = tuple(sorted({s for p in pairs for s in p.symbols}))
-    words = PairVocabulary(symbols, tokenizer.codebook_size)
+    words = PairVocabulary(symbols, tokenizer.codebook_size, anchors=0, radii=0)
     small = Settings(**{**vars(TINY), "tokens": 3000, "given": 1.0})
     documents = documents_of(pairs, words, small, "none")
     model = TokenModel(words, small, {})
