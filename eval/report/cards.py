@@ -62,7 +62,8 @@ def axes() -> str:
         "sensitivity": average(2, "bench", "sensitivity", "all", "per residue", "spearman"),
         "structure, F1": average(2, "bench", "effectiveness", "secondary structure, macro F1"),
     }
-    learned, bench = load("learnability").values(), load("structtokenbench").get("rows", {}).values()
+    learned = [r for r in load("learnability").values() if r["anchors"] == "none"]
+    bench = load("structtokenbench").get("rows", {}).values()
     rows = []
     for row in rows_of(ranked("protein")):
         if row["mark"] or row["assignment"] == "open loop":
