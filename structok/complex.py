@@ -12,9 +12,9 @@ import numpy as np
 from structok.errors import InputError, StructokError
 from structok.files import write_whole
 from structok.nucleic.chain import NucleicChain
-from structok.protein.allatom import AtomChain
 from structok.read import structure
 from structok.read.formats import MOLECULES, stem_of, suffix_kind
+from structok.read.inputs import with_atoms
 from structok.read.ligands import ligand_molecules
 from structok.read.molecules import read_molecules
 from structok.structure import CHAIN_IDS, Backbone, Note, many
@@ -123,11 +123,7 @@ def read_complex(*sources: str | os.PathLike[str], ligands: bool = False, all_at
         read = structure(label)
         found.notes += read.notes
         for polymer in read.polymers:
-            chain: Backbone | NucleicChain
-            if polymer.kind == "protein":
-                chain = AtomChain.of(polymer) if all_atom else polymer.backbone()
-            else:
-                chain = NucleicChain.of(polymer)
+            chain = polymer.backbone() if polymer.kind == "protein" and not all_atom else with_atoms(polymer)
             if chain.chain_id in taken:
                 chain.chain_id = _free_id(taken)
             taken.add(chain.chain_id)

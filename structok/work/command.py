@@ -135,7 +135,7 @@ def decode(
     log, zoo = Log(strict, quiet), Zoo(model, device)
     label = "stdin" if tokens == "-" else tokens
     rebuilt = decode_items(read_tokens(tokens), zoo, log, label=label, batch_size=batch_size, relax=relax)
-    write_structures(rebuilt, out, format, oxygen=oxygen, force=force, log=log)
+    write_structures(rebuilt, out, format, tokenizer=zoo.get, oxygen=oxygen, force=force, log=log)
     log.finish()
 
 

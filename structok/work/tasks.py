@@ -17,7 +17,7 @@ from structok.read.inputs import Item, Reporter, read_units, singles, weight
 from structok.read.sources import Unit
 from structok.structure import Note
 from structok.tokenizer import Search
-from structok.tokens import AnchorText, Tokens
+from structok.tokens import STREAMS, AnchorText, Tokens
 from structok.work.engines import DIED
 from structok.work.log import Failure, Notes, Remark
 
@@ -90,11 +90,12 @@ class Outcome:
 
 def say_what_tokens_lose(tokens: Tokens, format: str, log: Reporter, source: str) -> None:
     """Residues without a code for their atoms; and text has no room for the mask."""
-    codes = tokens.sidechains if tokens.modality == "protein" else tokens.conformers
-    if codes is not None:
-        coded = [letter not in "GX" or tokens.modality == "nucleic" for letter in tokens.sequence or ""]
-        bare = int((tokens.mask & (codes < 0) & np.array(coded)).sum())
-        if bare:
+    for stream in STREAMS[tokens.modality][1:]:
+        codes = getattr(tokens, stream.name)
+        if stream.spaced or codes is None:
+            continue
+        coded = [letter not in stream.bare for letter in tokens.sequence or ""]
+        if bare := int((tokens.mask & (codes < 0) & np.array(coded)).sum()):
             text = f"chain {tokens.chain}: {bare} residues lack atoms or have odd ones, and come back as their frame"
             log.note(Note("frames only", bare, text, tokens.chain), source)
     missing = int((~tokens.mask).sum())
