@@ -1,7 +1,6 @@
 """Nearest-code lookup on the CPU against its peers, side by side in one run: eval/results/lookup.json.
 
     python -m eval.speed.lookup            # under three minutes on one CPU core
-    python -m eval.speed.lookup --full     # up to 10⁶ vectors, every codebook
 
 Contestants take turns. A ratio is the median of its rounds' ratios, so that a machine that is busy for a while
 disturbs both sides alike; times are the best of the rounds. One that needs more than `HOPELESS` times as long as
@@ -32,9 +31,8 @@ Lookup = Callable[[Float[Tensor, "n d"], Float[Tensor, "k d"]], Int[Tensor, " n"
 
 CHUNK = 1 << 26
 HOPELESS = 1.5
-SUBSET = [(10_000, 512, 9), (10_000, 512, 64), *((10_000, 4096, d) for d in (9, 64, 128, 256)),
+SIZES = [(10_000, 512, 9), (10_000, 512, 64), *((10_000, 4096, d) for d in (9, 64, 128, 256)),
           (1_000, 65536, 64), (100_000, 4096, 9), (100_000, 4096, 128)]  # fmt: skip
-FULL = [(n, k, d) for n in (10_000, 100_000, 1_000_000) for k in (512, 4096, 65536) for d in (9, 64, 128, 256)]
 
 
 def in_chunks(lookup: Lookup) -> Lookup:
@@ -129,13 +127,12 @@ def compare(n: int, k: int, d: int, repeats: int) -> dict[str, Any]:
 
 
 def main(
-    full: Annotated[bool, typer.Option(help="All sizes, to 10⁶ vectors.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 7,
 ) -> None:
     """Run all contestants and write the results."""
     where = machine()
     lookups = []
-    for n, k, d in FULL if full else SUBSET:
+    for n, k, d in SIZES:
         lookups.append(row := compare(n, k, d, repeats))
         print(n, k, d, {name: round(t, 4) for name, t in row["seconds"].items()}, file=sys.stderr)
     results = {**where, "device": f"CPU ({platform.machine()})", "lookups": lookups}

@@ -20,6 +20,7 @@ from eval.clock import apart, best_of, machine, peak_memory, seconds
 from structok.protein.decoder import backbone
 from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance
 from structok.protein.model import PRESETS, GCPVQVAEModel
+from train.protein.fit import compile_parts
 
 MODELS = ("mini", "lite")
 T = TypeVar("T")
@@ -33,14 +34,24 @@ def batch(chains: int, length: int, device: str) -> tuple[torch.Tensor, torch.Te
 
 
 def step_times(
-    name: str, chains: int, length: int, half: bool, repeats: int, device: str, threads: int
+    name: str,
+    chains: int,
+    length: int,
+    half: bool,
+    repeats: int,
+    device: str,
+    threads: int = 0,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Seconds of each part of a training step, best of several; memory at its peak; operations of the whole step."""
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = GCPVQVAEModel(PRESETS[name]).to(device).train()
     model.quantizer.initialised.fill_(True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    if compiled:
+        compile_parts(model)
     coords, mask, types = batch(chains, length, device)
     parts: dict[str, float] = {}
 

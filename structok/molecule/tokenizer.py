@@ -53,6 +53,7 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
     """
 
     modality = "molecule"
+    formats = ("sdf",)
     kind = "molstructok"
     unit = "atoms"
     sizes = (256, 256)
