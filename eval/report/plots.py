@@ -220,15 +220,11 @@ def learnability(rows: Results) -> str:
 
 def tolerance(rows: Sequence[Results]) -> Figure:
     """RMSD against the share of tokens that are a language model's own, a panel per tokenizer, a colour per form."""
-
-    def name_of(row: Results) -> str:
-        return f"{row['model']}, {row['training_tokens']:,} tokens"
-
-    names = list(dict.fromkeys(map(name_of, rows)))
+    names = list(dict.fromkeys(row["model"] for row in rows))
     _figure()
     figure, axes = plt.subplots(1, len(names), figsize=(4.4 * len(names), 3.6), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):
-        for row, colour in zip([r for r in rows if name_of(r) == name], COLOURS):
+        for row, colour in zip([r for r in rows if r["model"] == name], COLOURS):
             for case, style in (("codes", "o--"), ("codes and anchors", "o-")):
                 if found := row.get(case):
                     shares = [100 * float(rate) for rate in found]

@@ -23,7 +23,7 @@ _UNCOMMON = "[!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53]"
 _SHORT = 500  # atoms
 _ODD = ("[#0]", "*~;!-;!=;!#;!:*")  # dummy atoms, and bonds that SELFIES does not know
 _COINCIDENT = 0.05  # Å; no two nuclei of a molecule are this close
-_TORN = 6.0  # Å; no bond is as long
+_SHORTEST, _TORN = 0.5, 6.0  # Å; no bond is as short, or as long
 
 
 def checked_coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
@@ -49,6 +49,10 @@ def checked_coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
             raise InputError(f"{name}: atoms {i} and {j} lie on the same spot; the conformer is broken")
     bonds = bonds_of(mol)
     lengths = np.sqrt(np.square(coords[bonds[:, 0]] - coords[bonds[:, 1]]).sum(1))
+    if len(lengths) and lengths.max() < _SHORTEST:
+        raise InputError(
+            f"{name}: no bond is longer than {lengths.max():.2f} Å; coordinates in nm? multiply them by 10"
+        )
     if (lengths > _TORN).any():
         i, j = bonds[lengths.argmax()]
         far = f"atoms {i} and {j} are bonded and {lengths.max():.0f} Å apart"

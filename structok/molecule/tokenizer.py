@@ -18,7 +18,7 @@ from structok.checkpoint import check_tensors, make_config
 from structok.errors import InputError, StructokError, TokensError
 from structok.molecule.batch import atom_mask, pad, topo_batch
 from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare_many
-from structok.molecule.graph import bonds_of, graph_of
+from structok.molecule.graph import bonds_of, graphs_of
 from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
 from structok.molecule.placement import Placement, TablePlacement, TopoPlacement
 from structok.molecule.search import closed_loop
@@ -139,7 +139,7 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
     def placement(self, mols: list[Mol], *, decoding: bool = True) -> Placement:
         """Where each code puts each atom of these molecules, atoms in token order."""
         if isinstance(self.model, TopoDecoder):
-            graphs = [graph_of(m) for m in mols]
+            graphs = graphs_of(mols)
             batch = topo_batch(graphs, [topology_of(g) for g in graphs], self.device)
             return TopoPlacement(self.model, batch, self.config.bond_weight, self._network)
         refs = [reference_atoms(bonds_of(m), m.GetNumAtoms()) for m in mols]

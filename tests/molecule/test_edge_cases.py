@@ -157,3 +157,11 @@ def test_what_tokens_do_not_hold_is_told(tokenizer, caplog):
     with caplog.at_level("INFO", logger="structok"):
         tokenizer.encode(mol)
     assert "3 isotopes not kept" in caplog.text and "1 atom map number not kept" in caplog.text
+
+
+def test_coordinates_in_nm_are_refused():
+    mol = embed("CCO")
+    conformer = mol.GetConformer()
+    conformer.SetPositions(conformer.GetPositions() / 10)
+    with pytest.raises(InputError, match=r"no bond is longer than 0\.15 Å; .*multiply them by 10"):
+        prepare(mol)

@@ -10,7 +10,7 @@ import structok
 from structok.codebook.search import beam_search
 from structok.molecule.batch import atom_mask, pad
 from structok.molecule.conformer import prepare
-from structok.molecule.frames_cpu import frame, superposed
+from structok.molecule.frames_cpu import ROOM, frame, superposed
 from structok.molecule.search import Growth, closed_loop
 from structok.molecule.spherical import frames, orient
 from structok.molecule.topo import GRID, local_frames, with_virtual
@@ -101,11 +101,11 @@ def test_superposition(seed, n, regime):
     u[:, 2] *= np.sign(np.linalg.det(u @ vt))
     expected = (true[n] - x.mean(0)) @ u @ vt + y.mean(0)
     near = np.linalg.qr(random.normal(size=(3, 3)))[0]  # any start is good enough
-    for basis in (np.eye(3), near):
-        moved = np.empty(3)
-        superposed(true[n], x.sum(0), y.sum(0), x.T @ y, n, basis, np.empty((3, 3)), moved)
-        assert moved == pytest.approx(expected, abs=1e-7)
-        assert basis.T @ basis == pytest.approx(np.eye(3), abs=1e-12)
+    bases = np.stack([np.eye(3), near] * 5)
+    total, product, moved = np.tile(y.sum(0), (10, 1)), np.tile(x.T @ y, (10, 1, 1)), np.empty((10, 3))
+    superposed(true[n], x.sum(0), total, product, n, 10, bases, np.empty(ROOM), moved)
+    assert moved == pytest.approx(np.tile(expected, (10, 1)), abs=1e-7)
+    assert bases.transpose(0, 2, 1) @ bases == pytest.approx(np.tile(np.eye(3), (10, 1, 1)), abs=1e-12)
 
 
 @torch.no_grad()
@@ -151,7 +151,8 @@ def test_no_code_moves_further_than_its_reach(conformers):
         z = torch.nn.functional.silu(placement.static + decoder.geometry(g))
         hidden.append(z + torch.nn.functional.silu(decoder.mix(z)))
     moved = (decoder.table(placement.static, a) - decoder.table(placement.static, b)).norm(dim=-1)
-    assert (moved <= Network.of(decoder).reach * (hidden[0] - hidden[1]).norm(dim=-1, keepdim=True) + 1e-3).all()
+    reach = torch.from_numpy(Network.of(decoder).reach)
+    assert (moved <= reach * (hidden[0] - hidden[1]).norm(dim=-1, keepdim=True) + 1e-3).all()
 
 
 def test_rebuilding_as_in_torch(conformers, monkeypatch):
