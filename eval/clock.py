@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["best_of", "cpu_seconds", "machine", "peak_memory", "seconds"]
+__all__ = ["apart", "best_of", "cpu_seconds", "machine", "peak_memory", "seconds"]
 
 T = TypeVar("T")
 
@@ -25,6 +27,12 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "torch": torch.__version__,
     }
+
+
+def apart(work: Callable[..., T], *arguments: Any) -> T:
+    """Run in a fresh process; its peak memory is its own, and a crash of native code ends only itself."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def seconds(work: Callable[[], T], device: str = "cpu") -> tuple[float, T]:

@@ -15,12 +15,9 @@ own, so that its memory is its own.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +26,7 @@ import typer
 from rich.console import Console
 
 from eval import RESULTS
+from eval.clock import apart
 from eval.measure.model import KINDS, RELEASED, Scope, measure_model, sweep_model
 from eval.measure.overlay import overlay_of
 from eval.measure.peers import PEERS, measure_peer
@@ -42,12 +40,6 @@ console = Console(stderr=True)
 NUMBERS = "numbers separated by commas"
 
 
-def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run in a fresh process; its peak memory is its own, and a crash of native code ends only itself."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
-
-
 def merge(path: Path, section: str, key: str, value: Any) -> None:
     """Put one result into a results file, keeping what others wrote there meanwhile."""
     content = json.loads(path.read_text()) if path.exists() else {}
@@ -59,7 +51,7 @@ def merge(path: Path, section: str, key: str, value: Any) -> None:
 
 def _peer(name: str, scope: Scope) -> dict[str, Any]:
     try:
-        return dict(_apart(measure_peer, name, scope))
+        return dict(apart(measure_peer, name, scope))
     except BrokenProcessPool:
         return {"missing": f"{PEERS[name][0]}, which crashed"}
 
@@ -132,13 +124,13 @@ def main(
             if model in PEERS:
                 merge(file, "peers", model, _peer(model, scope))
             elif sweep:
-                found = _apart(sweep_model, model, scope)
+                found = apart(sweep_model, model, scope)
                 merge(out / f"sweep{kind}.json", "models", found["name"], found)
             else:
-                found = _apart(measure_model, model, scope)
+                found = apart(measure_model, model, scope)
                 found["seconds"] = round(time.perf_counter() - start, 1)
                 merge(file, "models", found["name"], found)
-                merge(out / f"overlay{kind}.json", "models", found["name"], _apart(overlay_of, model, data))
+                merge(out / f"overlay{kind}.json", "models", found["name"], apart(overlay_of, model, data))
         except StructokError as error:
             if sweep and not chosen:
                 continue  # a model that cannot be swept was not asked for by name

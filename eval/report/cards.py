@@ -62,7 +62,8 @@ def axes() -> str:
         "sensitivity": average(2, "bench", "sensitivity", "all", "per residue", "spearman"),
         "structure, F1": average(2, "bench", "effectiveness", "secondary structure, macro F1"),
     }
-    learned, bench = load("learnability").values(), load("structtokenbench").get("rows", {}).values()
+    learned = [r for r in load("learnability").values() if r["anchors"] == "none"]
+    bench = load("structtokenbench").get("rows", {}).values()
     rows = []
     for row in rows_of(ranked("protein")):
         if row["mark"] or row["assignment"] == "open loop":
@@ -187,6 +188,21 @@ def price() -> str:
     )
 
 
+def searches() -> str:
+    """The default model's codes under other beams, and the widest under other λ (`python -m eval.run --sweep`)."""
+    found = load("sweep")["models"]["chain-vq-4096"]
+    columns: Columns = {
+        "assignment": lambda r: r["label"],
+        "RMSD, Å": average(3, "rmsd"),
+        "p95": numbers(3, "rmsd", "p95"),
+        "codes kept, 0.1 Å noise": shares(1, "jitter", "0.1"),
+        "20 residues cut off": shares(0, "crop start", "20"),
+    }
+    shown = [r for r in found["rows"] if not r["options"].get("latent_weight") or r["options"]["beam"] == 32]
+    text = Table(columns, sorted(shown, key=lambda r: r["rmsd"]["mean"])).markdown()
+    return f"{text}\n\n{found['chains']} validation chains, from their codes without anchors, at a rate weight of 0."
+
+
 def _by_length(row: Row) -> str:
     bins = row["sets"][COMPLETE]["rmsd_by_length"]
     return ", ".join(f"{k}: {v['mean']:.3f}" for k, v in bins.items()) + "."
@@ -233,7 +249,7 @@ def fill_proteins() -> None:
     if not models:
         return
     blocks = {"axes": axes(), "reconstruction": reconstruction(), "speed": speed(), "lookups": lookups()}
-    blocks["price"] = price()
+    blocks |= {"price": price(), "searches": searches()}
     fill(ROOT / "README.md", blocks)
     for name in models:
         fill(

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from structok.data.columns import STRUCTURE, WIDTHS, pyarrow
 from structok.data.records import MISSING, SCALE
 from structok.errors import InputError
+from structok.files import open_whole
 
 if TYPE_CHECKING:
     from pyarrow import Schema, Table
@@ -41,11 +42,10 @@ ROW_GROUP = 256  # rows that are written and read at once
 SPLITS = ("train", "validation")
 
 
-def write_table(table: Table, path: Path, work: Path) -> None:
-    """Write a parquet file that appears whole; unfinished files stay in the folder `work`."""
-    temporary = work / f"{path.name}.{os.getpid()}"
-    pyarrow().parquet.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
-    os.replace(temporary, path)
+def write_table(table: Table, path: Path) -> None:
+    """Write a parquet file that appears whole."""
+    with open_whole(path) as file:
+        pyarrow().parquet.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
 
 
 class ShardWriter:

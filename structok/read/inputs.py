@@ -9,7 +9,7 @@ from dataclasses import replace
 from enum import Enum
 from glob import glob
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -19,9 +19,24 @@ from structok.errors import InputError, StructokError
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
-from structok.structure import Note, Structure
+from structok.structure import Note, Polymer, Structure
 
-__all__ = ["Distinct", "Item", "Reporter", "Wanted", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
+if TYPE_CHECKING:
+    from structok.nucleic.chain import NucleicChain
+    from structok.protein.allatom import AtomChain
+
+__all__ = [
+    "Distinct",
+    "Item",
+    "Reporter",
+    "Wanted",
+    "find_inputs",
+    "read_inputs",
+    "read_units",
+    "singles",
+    "weight",
+    "with_atoms",
+]
 
 Item = tuple[str, str, Any]  # modality, source for messages, structure
 
@@ -205,20 +220,25 @@ def _chains(
 
 def _with_atoms(structure: Structure, log: Reporter, source: str, chain: str | None, wanted: Wanted) -> Iterator[Item]:
     """Chains with their heavy atoms."""
-    from structok.nucleic.chain import NucleicChain
-    from structok.protein.allatom import AtomChain
-
     chosen = [p for p in structure.polymers if p.kind in wanted.kinds and chain in (None, p.chain_id)]
     if not chosen:
         which = "" if chain is None else f" {chain!r}"
         raise InputError(f"{source}: no {' or '.join(wanted.kinds)} chain{which}")
     for polymer in chosen:
-        found = AtomChain.of(polymer) if polymer.kind == "protein" else NucleicChain.of(polymer)
+        found = with_atoms(polymer)
         lost = int((polymer.atoms.element != "H").sum() - np.isfinite(found.atoms).all(-1).sum())
         if lost:
             text = f"chain {polymer.chain_id}: {lost} heavy atoms that the residue's parent lacks are left out"
             log.note(Note("atoms without a place", lost, text, polymer.chain_id, routine=lost == 1), source)
         yield polymer.kind, source, found
+
+
+def with_atoms(polymer: Polymer) -> AtomChain | NucleicChain:
+    """A chain with its heavy atoms."""
+    from structok.nucleic.chain import NucleicChain
+    from structok.protein.allatom import AtomChain
+
+    return AtomChain.of(polymer) if polymer.kind == "protein" else NucleicChain.of(polymer)
 
 
 def _read_molecule(unit: Unit, log: Reporter, add_hs: bool) -> Item:
