@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from structok.data.columns import STRUCTURE, pyarrow
+from structok.data.columns import STRUCTURE
 from structok.data.shards import modality_of, read_rows, rows_of, structure_of
 from structok.errors import InputError, StructokError
+from structok.files import open_parquet
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
@@ -108,13 +109,10 @@ def _rows_below(folder: str) -> list[Unit]:
 def _rows(path: str) -> Iterator[Unit]:
     source = printable(path)
     try:
-        with pyarrow().parquet.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             count, columns = file.metadata.num_rows, set(file.schema_arrow.names)
     except InputError as error:
-        yield Unit(source, "", error=str(error))
-        return
-    except (OSError, pyarrow().ArrowException) as error:
-        yield Unit(source, "", error=f"not a readable parquet file ({str(error).splitlines()[0][:80]})")
+        yield Unit(source, "", error=str(error).removeprefix(f"{path}: "))
         return
     if {"id", "coords"} <= columns:
         yield Unit(source, "rows", path, 0, count)
@@ -259,7 +257,7 @@ def _named(mol: Any, name: str, source: str, log: Reporter) -> Item:
 
 def _read_rows(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> Iterator[Item]:
     """Rows `offset` to `offset + size` of a parquet file, row group by row group."""
-    with pyarrow().parquet.ParquetFile(unit.path) as file:
+    with open_parquet(unit.path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         known = _STRUCTURE if wanted is Wanted.backbones else [*_STRUCTURE, "side_atoms"]
         columns = [c for c in known if c in file.schema_arrow.names]
