@@ -49,7 +49,9 @@ def checked_coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
     if len(coords) > 3 and is_drawing(mol):
         raise InputError(f"{name}: a flat (2D) drawing; embed it in 3D first (rdkit.Chem.AllChem.EmbedMolecule)")
     bonds, lengths, ratio = bond_lengths(mol)
-    if len(bonds) and not _USUAL[0] < np.median(ratio) < _USUAL[1]:
+    if not len(bonds) or (ratio.min() > _USUAL[0] and ratio.max() < _USUAL[1]):
+        return coords
+    if not _USUAL[0] < np.median(ratio) < _USUAL[1]:
         raise InputError(f"{name}: bonds have {np.median(ratio):.2f} of their usual lengths; give coordinates in Å")
     most = np.where(coords[bonds].any(2).all(1), _BROKEN[1], _UNPLACED)
     broken = (ratio < _BROKEN[0]) | (ratio > most)
