@@ -43,8 +43,7 @@ def rates(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[str, 
 
 def batches(conformers: list[Conformer], size: int = 256) -> list[list[Conformer]]:
     """Batches of similar length."""
-    ordered = sorted(conformers, key=len)
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    return [[conformers[i] for i in rows] for rows in by_length([len(c) for c in conformers], size)]
 
 
 def breakdown(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[str, float]:
@@ -53,7 +52,7 @@ def breakdown(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[s
     conformers = prepare_many(mols)
     smiles = [in_token_order(m)[0] for m in mols]
     parts = batches(conformers)
-    placed = [tokenizer.placement([c.mol for c in part], decoding=False) for part in parts]
+    placed = [tokenizer.placement([c.mol for c in part]) for part in parts]
     targets = [orient(pad([c.coords for c in part], torch.float64)) for part in parts]
     masks = [atom_mask([len(c) for c in part]) for part in parts]
     tokens = tokenizer.encode_batch(mols, closed_loop=True, beam=beam)
@@ -69,7 +68,7 @@ def breakdown(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[s
         "prepare: canonical SMILES": lambda: [in_token_order(m) for m in mols],
         "prepare: SELFIES": lambda: [selfies.encoder(x) for x in smiles],
         "prepare: all": lambda: prepare_many(mols),
-        "references and network": lambda: [tokenizer.placement([c.mol for c in p], decoding=False) for p in parts],
+        "references and network": lambda: [tokenizer.placement([c.mol for c in p]) for p in parts],
         "search": lambda: [closed_loop(p, t, m, beam=beam) for p, t, m in zip(placed, targets, masks)],
         "decode: SELFIES": lambda: [selfies.decoder(t.selfies) for t in tokens],
         "decode: SELFIES to Mol": lambda: [molecule_of(t.selfies or "") for t in tokens],

@@ -8,6 +8,7 @@ another hypothesis is made by itself, where that bound does not rule it out. The
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from structok.molecule.frames_cpu import ROOM, frame, superposed
 from structok.molecule.select_cpu import select, select_room
 from structok.molecule.topo_cpu import ROWS, TILE, Network, dense, hidden_rows, positions, spread_of
 
-__all__ = ["Atoms", "Tables", "search"]
+__all__ = ["Atoms", "Tables", "in_parts", "search"]
 
 _GROUP = 16  # molecules searched together, so that a weight that has been read serves several
 _PART = 64  # molecules that a thread takes at once
@@ -83,16 +84,20 @@ def search(
     else:
         held, network, n_codes = Tables.of(tables), Network.none(tables.shape[1]), tables.shape[1]
     codes = torch.full(atoms.length.shape, -1)
-    *arrays, virtual = (x.contiguous().numpy() for x in atoms)
-    found = codes.numpy()
-
-    def work(start: int) -> None:
-        rows = slice(start, start + _PART)
-        some = Atoms._make((*(x[rows] for x in arrays), virtual))
-        _search(some, held, network, n_codes, float(bond_weight), beam, found[rows])
-
-    in_threads(work, range(0, len(codes), _PART), several=True)
+    found, weight = codes.numpy(), float(bond_weight)
+    in_parts(atoms, lambda some, rows: _search(some, held, network, n_codes, weight, beam, found[rows]))
     return codes
+
+
+def in_parts(atoms: Atoms, work: Callable[[Atoms, slice], None]) -> None:
+    """Let torch's number of threads share a batch: `work` takes some molecules, as arrays, and their rows."""
+    *arrays, virtual = (x.contiguous().numpy() for x in atoms)
+
+    def part(start: int) -> None:
+        rows = slice(start, start + _PART)
+        work(Atoms._make((*(x[rows] for x in arrays), virtual)), rows)
+
+    in_threads(part, range(0, len(arrays[0]), _PART), several=True)
 
 
 @compiled()

@@ -140,8 +140,9 @@ REFUSED = {
 def test_refused(name):
     make, message = REFUSED[name]
     mol = make()
+    mol.SetProp("_Name", name)
     with pytest.raises(InputError, match=message) as caught:
-        prepare(mol, name)
+        prepare(mol)
     assert str(caught.value).startswith(name) and "\n" not in str(caught.value)
 
 

@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import structok
-from structok.codebook.search import beam_search
 from structok.molecule.batch import atom_mask, pad
 from structok.molecule.conformer import prepare
 from structok.molecule.frames_cpu import ROOM, frame, superposed
-from structok.molecule.search import Growth, closed_loop
+from structok.molecule.search import Growth, closed_loop, in_torch
 from structok.molecule.spherical import frames, orient
 from structok.molecule.topo import GRID, local_frames, with_virtual
 from structok.molecule.topo_cpu import ROWS, TILE, Network, add_silu, code_position, dense, positions
@@ -27,16 +26,9 @@ def conformers(drugs):
 
 
 def problem(tokenizer, conformers):
-    placement = tokenizer.placement([c.mol for c in conformers], decoding=False)
+    placement = tokenizer.placement([c.mol for c in conformers])
     sizes = [len(c) for c in conformers]
     return placement, orient(pad([c.coords for c in conformers], torch.float64)), atom_mask(sizes)
-
-
-def in_torch(placement, target, mask, beam):
-    growth = Growth(placement, target, beam)
-    codes, cost = beam_search(growth, growth.start(target.shape[1]), mask, beam=beam, start=1)
-    codes[:, 0] = placement.first_code
-    return codes, cost
 
 
 def cost_of(placement, target, codes):
@@ -63,7 +55,7 @@ def test_as_in_torch(tokenizer, conformers, beam):
     assert (found[~mask] == -1).all() and (found[mask] >= 0).all()
     for i, (a, b) in enumerate(zip(codes, found)):
         if not torch.equal(a, b):
-            alone = tokenizer.placement([conformers[i].mol], decoding=False)
+            alone = tokenizer.placement([conformers[i].mol])
             n = len(conformers[i])
             target_of = orient(pad([conformers[i].coords], torch.float64))
             assert cost_of(alone, target_of, b[:n]) == pytest.approx(float(costs[i]), abs=1e-9)
