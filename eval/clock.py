@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["best_of", "cpu_seconds", "machine", "peak_memory", "seconds"]
+__all__ = ["apart", "best_of", "cpu_seconds", "machine", "peak_memory", "seconds"]
 
 T = TypeVar("T")
 
@@ -27,6 +29,12 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def apart(work: Callable[..., T], *arguments: Any) -> T:
+    """Run in a fresh process; its peak memory is its own, and a crash of native code ends only itself."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
 def seconds(work: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
     """Wall-clock time, and the result; on a GPU what was asked before is not counted, and all of it is waited for."""
     if device != "cpu":
@@ -38,9 +46,9 @@ def seconds(work: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
     return time.perf_counter() - began, result
 
 
-def best_of(repeats: int, work: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
+def best_of(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
     """Shortest time in seconds of several runs, and the last result."""
-    runs = [seconds(work, device) for _ in range(repeats)]
+    runs = [seconds(work) for _ in range(repeats)]
     return min(took for took, _ in runs), runs[-1][1]
 
 

@@ -5,7 +5,7 @@
     python -m eval.run -m chain-vq-4096,runs/mine         some models; the rest of the results file stays
     python -m eval.run -m foldcomp                        a peer (names in `eval.measure.peers`)
     python -m eval.run --data my_structures/              on your own files
-    python -m eval.run --sweep -m chain-vq-4096           accuracy against stability over beam and λ
+    python -m eval.run --sweep -m chain-vq-4096           accuracy against stability over beam, λ and μ
 
 Peers and plots need `pip install '.[bench]'`. Results are merged by model into OUT/benchmark.json (full mode) or
 OUT/benchmark_small.json, and the report (`eval.report`) is written beside them. Each model runs in a process of its
@@ -15,12 +15,9 @@ own, so that its memory is its own.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +26,7 @@ import typer
 from rich.console import Console
 
 from eval import RESULTS
+from eval.clock import apart
 from eval.measure.model import KINDS, RELEASED, Scope, measure_model, sweep_model
 from eval.measure.overlay import overlay_of
 from eval.measure.peers import PEERS, measure_peer
@@ -42,12 +40,6 @@ console = Console(stderr=True)
 NUMBERS = "numbers separated by commas"
 
 
-def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run in a fresh process; its peak memory is its own, and a crash of native code ends only itself."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
-
-
 def merge(path: Path, section: str, key: str, value: Any) -> None:
     """Put one result into a results file, keeping what others wrote there meanwhile."""
     content = json.loads(path.read_text()) if path.exists() else {}
@@ -57,9 +49,18 @@ def merge(path: Path, section: str, key: str, value: Any) -> None:
     write_whole(path, (text + "\n").encode())
 
 
+def _kept(path: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier sweep on the same structures that the new one has not measured again."""
+    before = json.loads(path.read_text())["models"].get(found["name"], {}) if path.exists() else {}
+    if any(before.get(k) != found[k] for k in ("chains", "residues", "settings")):
+        return []
+    new = {row["label"] for row in found["rows"]}
+    return [row | {"default": False} for row in before["rows"] if row["label"] not in new]
+
+
 def _peer(name: str, scope: Scope) -> dict[str, Any]:
     try:
-        return dict(_apart(measure_peer, name, scope))
+        return dict(apart(measure_peer, name, scope))
     except BrokenProcessPool:
         return {"missing": f"{PEERS[name][0]}, which crashed"}
 
@@ -86,7 +87,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="your own structures: a folder, .npz or .parquet")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the results")] = RESULTS,
     full: Annotated[bool, typer.Option("--full", help="all held-out structures instead of samples")] = False,
-    sweep: Annotated[bool, typer.Option("--sweep", help="accuracy against stability over beam and λ")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="accuracy against stability over beam, λ and μ")] = False,
     beam: Annotated[str, typer.Option(help=f"further beams: {NUMBERS}")] = "",
     latent_weight: Annotated[str, typer.Option(help=f"further λ of the closed loop: {NUMBERS}")] = "",
     rate_weight: Annotated[str, typer.Option(help=f"further μ (rate) of models with a prior: {NUMBERS}")] = "",
@@ -102,7 +103,7 @@ def main(
         raise typer.BadParameter(f"{data}: no such file or folder")
     beams, weights = _numbers(beam, int), _numbers(latent_weight, float)
     if sweep:
-        beams, weights = beams or (1, 8, 32), weights or (0.0, 0.3, 1.0, 4.0, 16.0)
+        beams, weights = beams or (1, 8, 32), weights or (0.0, 1.0, 4.0, 16.0)
     elif full:
         beams = beams or (1,)  # greedy, which the cards show as well
 
@@ -132,13 +133,13 @@ def main(
             if model in PEERS:
                 merge(file, "peers", model, _peer(model, scope))
             elif sweep:
-                found = _apart(sweep_model, model, scope)
-                merge(out / f"sweep{kind}.json", "models", found["name"], found)
+                swept, found = out / f"sweep{kind}.json", apart(sweep_model, model, scope)
+                merge(swept, "models", found["name"], found | {"rows": [*found["rows"], *_kept(swept, found)]})
             else:
-                found = _apart(measure_model, model, scope)
+                found = apart(measure_model, model, scope)
                 found["seconds"] = round(time.perf_counter() - start, 1)
                 merge(file, "models", found["name"], found)
-                merge(out / f"overlay{kind}.json", "models", found["name"], _apart(overlay_of, model, data))
+                merge(out / f"overlay{kind}.json", "models", found["name"], apart(overlay_of, model, data))
         except StructokError as error:
             if sweep and not chosen:
                 continue  # a model that cannot be swept was not asked for by name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +12,13 @@ import numpy as np
 from structok.errors import InputError, StructokError
 from structok.files import write_whole
 from structok.nucleic.chain import NucleicChain
-from structok.protein.allatom import AtomChain
 from structok.read import structure
 from structok.read.formats import MOLECULES, stem_of, suffix_kind
+from structok.read.inputs import with_atoms
 from structok.read.ligands import ligand_molecules
 from structok.read.molecules import read_molecules
 from structok.structure import CHAIN_IDS, Backbone, Note, many
-from structok.write.structures import structure_bytes
+from structok.write.structures import cif_bytes, cif_file, pdb_text, structure_bytes
 
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
@@ -81,7 +80,7 @@ class Complex:
 
 def complex_bytes(complex: Complex, kind: str, label: str = "output", *, oxygen: bool = False) -> bytes:
     """A file's content: 'pdb', 'cif' or 'bcif'; `oxygen` as for `Backbone.write`."""
-    from biotite.structure.io import pdb, pdbx
+    from biotite.structure.io import pdbx
 
     if not complex.ligands:
         return structure_bytes(complex.polymers, kind, oxygen=oxygen, label=label)  # type: ignore[arg-type]
@@ -90,20 +89,10 @@ def complex_bytes(complex: Complex, kind: str, label: str = "output", *, oxygen:
         long = [c for c in set(atoms.chain_id.tolist()) if len(c) != 1]
         if long or len(atoms) > 99_999 or np.abs(atoms.coord).max() > 999 or atoms.res_id.max() > 9999:
             raise InputError(f"{label}: does not fit the PDB format; write .cif instead")
-        file, text = pdb.PDBFile(), io.StringIO()
-        file.set_structure(atoms)
-        file.write(text)
-        return (text.getvalue() + "END\n").encode()
-    block = complex.name or "structok"
-    if kind == "bcif":
-        packed, binary = pdbx.BinaryCIFFile(), io.BytesIO()
-        pdbx.set_structure(packed, atoms, data_block=block)
-        pdbx.compress(packed).write(binary)
-        return binary.getvalue()
-    plain, text = pdbx.CIFFile(), io.StringIO()
-    pdbx.set_structure(plain, atoms, data_block=block)
-    plain.write(text)
-    return text.getvalue().encode()
+        return (pdb_text(atoms) + "END\n").encode()
+    file = cif_file(kind)
+    pdbx.set_structure(file, atoms, data_block=complex.name or "structok")
+    return cif_bytes(file)
 
 
 def read_complex(*sources: str | os.PathLike[str], ligands: bool = False, all_atom: bool = False) -> Complex:
@@ -134,11 +123,7 @@ def read_complex(*sources: str | os.PathLike[str], ligands: bool = False, all_at
         read = structure(label)
         found.notes += read.notes
         for polymer in read.polymers:
-            chain: Backbone | NucleicChain
-            if polymer.kind == "protein":
-                chain = AtomChain.of(polymer) if all_atom else polymer.backbone()
-            else:
-                chain = NucleicChain.of(polymer)
+            chain = polymer.backbone() if polymer.kind == "protein" and not all_atom else with_atoms(polymer)
             if chain.chain_id in taken:
                 chain.chain_id = _free_id(taken)
             taken.add(chain.chain_id)
@@ -162,20 +147,15 @@ def _free_id(taken: set[str]) -> str:
 
 
 def _ligand_atoms(mol: Mol, chain_id: str, number: int) -> AtomArray:
-    from biotite.structure import AtomArray
+    from biotite.interface.rdkit import from_mol
+    from biotite.structure import create_atom_names
 
     name = mol.GetProp("_Name") if mol.HasProp("_Name") else ""
     component = name.split("_")[0]
     component = component if component.isalnum() and component.isupper() and len(component) <= 3 else "LIG"
-    atoms = AtomArray(mol.GetNumAtoms())
-    atoms.coord = mol.GetConformer().GetPositions().astype(np.float32)
-    atoms.element = np.array([a.GetSymbol().upper() for a in mol.GetAtoms()])
-    counts: dict[str, int] = {}
-    names = []
-    for symbol in atoms.element.tolist():
-        counts[symbol] = counts.get(symbol, 0) + 1
-        names.append(f"{symbol}{counts[symbol]}")
-    atoms.atom_name = np.array(names)
+    atoms = from_mol(mol, conformer_id=mol.GetConformer().GetId(), add_hydrogen=False)
+    atoms.bonds = None
+    atoms.atom_name = create_atom_names(atoms)
     atoms.chain_id[:] = np.array([chain_id])
     atoms.res_name[:] = np.array([component])
     atoms.res_id[:] = number

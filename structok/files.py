@@ -18,7 +18,16 @@ from typing import IO, Any
 from structok.errors import InputError, StructokError, TokensError
 from structok.tokens import CODE_STREAMS, AnchorText, Tokens
 
-__all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens", "token_format", "write_whole"]
+__all__ = [
+    "TOKEN_FORMATS",
+    "TokenWriter",
+    "open_parquet",
+    "open_whole",
+    "pyarrow",
+    "read_tokens",
+    "token_format",
+    "write_whole",
+]
 
 TOKEN_FORMATS = ("jsonl", "text", "csv", "parquet")
 _SUFFIX = {".jsonl": "jsonl", ".json": "jsonl", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
@@ -109,24 +118,51 @@ class TokenWriter:
         self._file.write(text.getvalue().encode())
 
     def _flush(self) -> None:
-        pa, parquet = _pyarrow()
+        pa = pyarrow()
         kinds = dict.fromkeys(_INTEGERS, pa.int32())
         kinds |= {c: pa.list_(pa.string() if c == "residue_ids" else pa.int32()) for c in _LISTS}
         schema = pa.schema([(c, kinds.get(c, pa.string())) for c in self._columns])
         if self._parquet is None:
-            self._parquet = parquet.ParquetWriter(self._file, schema, compression="zstd")
+            self._parquet = pa.parquet.ParquetWriter(self._file, schema, compression="zstd")
         if self._rows:
             self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=schema))
         self._rows = []
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow() -> Any:
+    """The package with its parquet module.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise InputError("parquet needs pyarrow: pip install pyarrow") from None
-    return pyarrow, pyarrow.parquet
+    return pyarrow
+
+
+@contextmanager
+def open_parquet(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    pa = pyarrow()
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"{os.fspath(path)}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise InputError(f"{os.fspath(path)}: not a readable parquet file ({reason})") from None
 
 
 def read_tokens(source: str | os.PathLike[str]) -> Iterator[Tokens | StructokError]:
@@ -217,15 +253,7 @@ def _record(make: Any, where: str) -> Tokens | StructokError:
 
 
 def _read_parquet(label: str) -> Iterator[Tokens | StructokError]:
-    pa, parquet = _pyarrow()
-    try:
-        file = parquet.ParquetFile(label)
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield _record(lambda row=row: Tokens.from_dict(row), f"{label}, row {number}")
-    except FileNotFoundError:
-        raise InputError(f"{label}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{label}: not a readable parquet file ({str(error).splitlines()[0][:80]})") from None
+    with open_parquet(label) as file:
+        rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
+        for number, row in enumerate(rows, 1):
+            yield _record(lambda row=row: Tokens.from_dict(row), f"{label}, row {number}")

@@ -48,6 +48,7 @@ class Stream:
         stand in the stretch of `codes`, before the slot that they belong to
     spaced : one code every `Tokens.spacing` slots instead of one per slot
     size : number of codes of a checkpoint; 0 in `STREAMS`, which knows none
+    bare : letters of residues that have no such code, glycines among side chains
     """
 
     name: str
@@ -55,6 +56,7 @@ class Stream:
     kind: str = ""
     spaced: bool = False
     size: int = 0
+    bare: str = ""
 
     @property
     def token(self) -> str:
@@ -69,7 +71,7 @@ class Stream:
 _ANCHORS = Stream("anchors", "X", spaced=True)
 RADIUS = Stream("radius", "R")  # one code per frame, written before the first anchor
 STREAMS: dict[Modality, tuple[Stream, ...]] = {
-    "protein": (Stream("codes", "S", "prot_3d"), Stream("sidechains", "C", "prot_sc"), _ANCHORS),
+    "protein": (Stream("codes", "S", "prot_3d"), Stream("sidechains", "C", "prot_sc", bare="GX"), _ANCHORS),
     "nucleic": (Stream("codes", "N", "nuc_3d"), Stream("conformers", "F", "nuc_cf"), _ANCHORS),
     "molecule": (Stream("codes", "", "mol_3d"), _ANCHORS),
 }

@@ -221,7 +221,7 @@ class Backbone:
         self.sequence = "X" * len(array) if sequence is None else str(sequence)
         self.chain_id = str(chain_id)
         ids = range(1, len(array) + 1) if residue_ids is None else residue_ids
-        self.residue_ids = [str(i) for i in ids]
+        self.residue_ids = list(map(str, ids))
         self.oxygen = None if oxygen is None else np.asarray(oxygen, dtype=np.float32)
         self.b_factors = None if b_factors is None else np.asarray(b_factors, dtype=np.float32)
         self.name, self.entity = name, entity

@@ -59,6 +59,7 @@ class Tokenizer(ABC, Generic[Item, Structure]):
     kind: ClassVar[str]  # model_type in config.json
     unit: ClassVar[str] = "residues"  # what slots are
     sizes: ClassVar[tuple[int, int]] = (32, 256)  # of a batch when encoding and decoding, unless asked otherwise
+    formats: ClassVar[tuple[str, ...]] = ("pdb", "cif", "bcif")  # of files of its structures, the usual one first
     posed: bool = False  # whether structures come back where their anchors say
     missing: ClassVar[bool] = False  # whether slots that were not observed have code -1
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from structok.data.shards import columns_of, coordinates, read_rows
 from structok.errors import InputError
 from structok.geometry import BOND_LIMIT
+from structok.structure import Backbone
 
 __all__ = ["Backbones", "load_backbones", "shared_folder"]
 
@@ -44,6 +45,12 @@ class Backbones:
 
     def __getitem__(self, i: int) -> Float[torch.Tensor, "l 3 3"]:
         return torch.from_numpy(self.coords[self.offsets[i] : self.offsets[i + 1]])
+
+    def chain(self, i: int) -> Backbone:
+        """Chain i with its name, and its sequence where that is known."""
+        rows = slice(self.offsets[i], self.offsets[i + 1])
+        letters = None if self.sequence is None else self.sequence[rows].astype(np.uint8).tobytes().decode("ascii")
+        return Backbone(self.coords[rows], letters, name=self.names[i])
 
     @property
     def lengths(self) -> Int[np.ndarray, " n"]:
@@ -140,25 +147,16 @@ def _from_parquet(paths: Sequence[Path]) -> Backbones:
 
 
 def _from_folder(path: Path) -> Backbones:
-    from structok.read.sources import find_units
-    from structok.read.structures import backbones, parse_structures
+    from structok.read.inputs import read_inputs
+    from structok.work.log import Log
 
-    chains, names = [], []
-    for unit in find_units([str(path)]):
-        if unit.modality != "protein":
-            continue
-        try:
-            structures = parse_structures(unit.read(), unit.format, unit.name, unit.source)
-            found = [c for s in structures for c in backbones(s, None, unit.source)]
-        except InputError as error:
-            print(f"skipped: {error}")
-            continue
-        chains += found
-        names += [f"{c.name}_{c.chain_id}" for c in found]
+    found = read_inputs([str(path)], Log(quiet=True), chain=None, add_hs=False)
+    chains = [chain for modality, _, chain in found if modality == "protein"]
     if not chains:
         raise InputError(f"{path}: no protein chain found in this folder")
     offsets = np.cumsum([0, *(len(c.coords) for c in chains)])
     sequence = np.frombuffer("".join(c.sequence for c in chains).encode(), dtype=np.uint8)
+    names = [f"{c.name}_{c.chain_id}" for c in chains]
     return _assemble(np.concatenate([c.coords for c in chains]), offsets, names, None, None, None, sequence)
 
 

@@ -1,40 +1,33 @@
 """What small language models write: whole chains from nothing and for a given sequence, and molecules.
 
-    python -m eval.lm.generation chain-vq-4096 --anchors none,inline,first --seeds 3
-    python -m eval.lm.generation molstructok
-
-Language models are those of `eval.lm.learnability`, samples are drawn at temperature 1. Chains have the lengths of
-validation crops, which stand beside them as 'real'; kinds of tokens follow the text form, so that every sample is well
-formed. Chains are decoded as any tokens are, repair included.
+Samples are drawn at temperature 1. Chains have the lengths of validation crops, which stand beside them as 'real';
+kinds of tokens follow the text form, so that every sample is well formed. Chains are decoded as any tokens are, repair
+included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
-from rich.console import Console
 
-from eval import RESULTS
-from eval.clock import machine
 from eval.lm.chains import chain_figures, distances, nearest_tm
-from eval.lm.heldout import Held, entry, figure, trained, update
-from eval.lm.molecules import molecule_figures, sample_molecules
+from eval.lm.heldout import Held, Trained, figure
+from eval.lm.molecules import molecule_figures
 from structok import metrics
 from structok.polymer.anchors import spacing_for
 from structok.structure import Backbone
 from structok.tokens import AnchorText, Tokens
-from train.data import load_backbones, shared_folder
+from train.data import load_backbones
 from train.lm.data import chain_crops
-from train.lm.fit import RUNS, Row, forms_of
 from train.lm.network import TokenModel, sample
 from train.lm.words import Kind, pair_of
 
-console = Console(stderr=True)
-ALIGNED = 10  # samples that are aligned with training chains, each with all of them
+KNOWN = 30  # training crops that samples are aligned with
+ALIGNED = 10  # samples of each model that are aligned with them, and with each other
 
 
 def blank(crop: Backbone, spacing: int) -> Tokens:
@@ -57,72 +50,44 @@ def sample_chains(
     return tokenizer.decode_batch([model.vocabulary.tokens(t, d, i) for t, d, i in zip(empty, documents, ids)])
 
 
-def chains(
-    row: Row, form: AnchorText, held: Held, models: Sequence[TokenModel], known: Sequence[Backbone]
+@cache
+def known_chains(data: Path) -> list[Backbone]:
+    """Training crops, none of them of the language models' own seed."""
+    return chain_crops(load_backbones(data / "protein" / "train.npz"), 0, 200 * KNOWN, 1)[:KNOWN]
+
+
+def beside_real(
+    seeds: Sequence[Sequence[Backbone]], real: Sequence[Backbone], known: Sequence[Backbone]
 ) -> dict[str, Any]:
-    """Figures of chains sampled unconditionally, and given the sequence."""
-    found: dict[str, Any] = {}
+    """Figures of chains sampled under several seeds."""
+    apart = [distances(part, real) for part in seeds]
+    return chain_figures(seeds) | {
+        "distance to real": {name: figure(np.array([[d[name]] for d in apart])) for name in apart[0]},
+        "nearest training chain, TM": figure(np.array([nearest_tm(part[:ALIGNED], known) for part in seeds])),
+        "among themselves, TM": figure(np.array([nearest_tm(part[:ALIGNED]) for part in seeds])),
+    }
+
+
+@cache
+def real_chains(data: Path, count: int) -> dict[str, Any]:
+    """Figures of the validation crops themselves; distances between their halves."""
+    crops = chain_crops(load_backbones(data / "protein" / "train.npz"), 1, 0, 0)[:count]
+    apart = distances(crops[: count // 2], crops[count // 2 :])
+    halves = {"distance to real": {name: {"mean": value} for name, value in apart.items()}}
+    return beside_real([crops], crops, known_chains(data)) | halves
+
+
+def measure(held: Held, found: Mapping[AnchorText, Trained], form: AnchorText, data: Path) -> dict[str, Any]:
+    """Chains sampled unconditionally and given the sequence, beside the validation crops; or molecules."""
+    models = found[form].models
+    if held.tokenizer.modality == "molecule":
+        return {"unit": "molecule", **molecule_figures(models, held, data)}
+    crops, known = held.structures, known_chains(data)
+    result: dict[str, Any] = {"unit": "chain", "training_chains": KNOWN, "aligned": ALIGNED}
+    result["real"] = real_chains(data, len(crops))
     for name, given in (("unconditional", False), ("given the sequence", True)):
-        made = [sample_chains(m, held.tokenizer, held.structures, form, given, s) for s, m in enumerate(models)]
-        together = [chain for part in made for chain in part]
-        found[name] = chain_figures(made) | {"distance to real": distances(together, held.structures)}
-        found[name]["nearest training chain, TM"] = figure(nearest_tm(made[0][:ALIGNED], known))
-        found[name]["among themselves, TM"] = figure(nearest_tm(made[0][:ALIGNED]))
-        if given:
-            right = [[float(metrics.tm_score(b, c)) for b, c in zip(part, held.structures)] for part in made]
-            found[name]["TM to the true chain"] = figure(np.array(right))
-        console.log(f"{row.name}, {form}, {name}: {found[name]['compactness']['mean']} of a globule's radius")
-    return found
-
-
-def real(held: Held, known: Sequence[Backbone]) -> dict[str, Any]:
-    """The same figures of the validation crops; distances between their halves."""
-    half = len(held.structures) // 2
-    found = chain_figures([held.structures])
-    found["distance to real"] = distances(held.structures[:half], held.structures[half:])
-    found["nearest training chain, TM"] = figure(nearest_tm(held.structures[:ALIGNED], known))
-    found["among themselves, TM"] = figure(nearest_tm(held.structures[:ALIGNED]))
-    return {"real": found}
-
-
-def main(
-    rows: Annotated[list[str], typer.Argument(help="MODEL, MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")],
-    anchors: Annotated[str, typer.Option(help="none, inline, first: where they stand, with commas between")] = "none",
-    seeds: Annotated[int, typer.Option(help="language models of each")] = 1,
-    count: Annotated[int, typer.Option(help="samples of each model")] = 24,
-    training: Annotated[int, typer.Option(help="training chains that samples are compared with")] = 30,
-    data: Annotated[Path | None, typer.Option(help="folder with protein/train.npz and molecule/qm9.npz")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out")] = RESULTS / "generation.json",
-    runs: Annotated[Path, typer.Option(help="where the language models are kept")] = RUNS,
-) -> None:
-    """Sample and measure rows; the entries of other rows stay in the file."""
-    folder = data or shared_folder() / "data"
-    for row in map(Row.parse, rows):
-        held = Held.of(row, folder, count)
-        protein = held.tokenizer.modality == "protein"
-        crops = load_backbones(folder / "protein" / "train.npz") if protein else None
-        known = chain_crops(crops, 0, 200 * training, 1)[:training] if crops is not None else []
-        if known:
-            about = {"chains": len(held.structures), "training_chains": len(known), "aligned": ALIGNED}
-            update(out, "real", about | real(held, known))
-        for form in forms_of(anchors):
-            found = trained(runs, row, form, seeds)
-            result: dict[str, Any] = {
-                "model": Path(row.model).name,
-                "assignment": held.assignment,
-                "codebook_size": held.tokenizer.codebook_size,
-                "anchors": form,
-                "sampled": len(held.structures),
-                "seeds": seeds,
-                "training_tokens": found.training["settings"]["tokens"],
-            }
-            if known:
-                result |= {"unit": "chain", **chains(row, form, held, found.models, known)}
-            else:
-                made = sample_molecules(found.models[0], held.tokenizer, len(held.structures), 0)
-                result |= {"unit": "molecule", **molecule_figures(made, held, folder)}
-            update(out, entry(row, form, found.training), result | {"machine": machine()})
-
-
-if __name__ == "__main__":
-    typer.run(main)
+        made = [sample_chains(m, held.tokenizer, crops, form, given, seed) for seed, m in enumerate(models)]
+        result[name] = beside_real(made, crops, known)
+    right = [[float(metrics.tm_score(b, c)) for b, c in zip(part, crops)] for part in made]
+    result[name]["TM to the true chain"] = figure(np.array(right))
+    return result

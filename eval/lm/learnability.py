@@ -1,11 +1,7 @@
 """What structure tokens cost a small language model to learn, beside how accurate they are.
 
-    python -m eval.lm.learnability chain-vq-4096 --anchors none,inline,first --seeds 3
-
-Each row (MODEL, MODEL:open, or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]) with each place of its anchors trains its
-language models where `runs/lm` has none yet (`train.lm`), measures them on crops of validation clusters, or on
-validation molecules, and replaces its entry in `eval/results/learnability.json`. Bits are those of a token whose kind
-is known.
+Language models are measured on crops of validation clusters, or on validation molecules. Bits are those of a token
+whose kind is known.
 """
 
 from __future__ import annotations
@@ -13,29 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from jaxtyping import Float
-from rich.console import Console
 
-from eval import RESULTS
-from eval.clock import machine
-from eval.lm.heldout import Held, Trained, entry, figure, trained, update
+from eval.lm.heldout import Held, Trained, figure
 from eval.measure.stats import rounded, summary
 from structok.metrics import rmsd
 from structok.molecule.metrics import compare_molecules
 from structok.tokens import AnchorText
-from train.data import shared_folder
 from train.lm.data import batches
-from train.lm.fit import RUNS, Row, forms_of, train_rows
-from train.lm.network import Settings, TokenModel
+from train.lm.network import TokenModel
 from train.lm.words import Kind, Pair
 
-console = Console(stderr=True)
 STREAMS = {
     "codes": (Kind.CODE,),
     "anchors": (Kind.ANCHOR, Kind.RADIUS),
@@ -70,7 +60,7 @@ def scores(
         bits, hits = (np.zeros((len(streams), len(models), len(pairs))) for _ in range(2))
         counts = np.zeros((len(streams), len(pairs)))
         for m, model in enumerate(models):
-            for part in batches(documents, 4096):
+            for part in batches(documents, 1 + sum(map(len, documents)) // 512):
                 loss, best = model(part)
                 for document, nats, likeliest in zip(part, loss.numpy(), best.numpy()):
                     ids, kinds, i = document.ids[1:], document.kinds[1:], place[id(document)]
@@ -122,57 +112,18 @@ def reconstruction(held: Held) -> dict[str, Any]:
     return {"unit": "atom", "validation": size, "rmsd": rounded(summary(float(v or 0) for v in compared))}
 
 
-def measure(
-    row: Row, form: AnchorText, held: Held, found: Trained, paid: Mapping[str, Score], bare: Mapping[str, Score]
-) -> dict[str, Any]:
-    """Everything about one row and one form."""
-    pairs = held.pairs
-    codes = np.concatenate([p.codes[p.codes >= 0] for p in pairs])
+@cache
+def paid(held: Held, own: Trained) -> dict[str, Score]:
+    """Scores of a row's own models."""
+    return scores(own.models, held.pairs, own.training["anchors"], own.training["settings"]["given"] < 1)
+
+
+def measure(held: Held, found: Mapping[AnchorText, Trained], form: AnchorText, data: Path) -> dict[str, Any]:
+    """Everything about one form, and what it costs more than none."""
+    codes, mine = np.concatenate([p.codes[p.codes >= 0] for p in held.pairs]), paid(held, found[form])
     return {
-        "model": Path(row.model).name,
-        "assignment": held.assignment,
-        "anchors": form,
-        "codebook_size": held.tokenizer.codebook_size,
         **reconstruction(held),
-        "unigram_bits": unigram_bits(codes, found.unigrams),
-        "prediction": predict(paid),
-        "more than without anchors": beside(paid, bare),
-        "seeds": len(found.models),
-        "training": found.training,
-        "machine": machine(),
+        "unigram_bits": unigram_bits(codes, found[form].unigrams),
+        "prediction": predict(mine),
+        "more than without anchors": beside(mine, paid(held, found["none"])) if form != "none" else {},
     }
-
-
-def main(
-    rows: Annotated[list[str], typer.Argument(help="MODEL, MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")],
-    anchors: Annotated[str, typer.Option(help="none, inline, first: where they stand, with commas between")] = "none",
-    seeds: Annotated[int, typer.Option(help="language models of each")] = 1,
-    data: Annotated[Path | None, typer.Option(help="folder with protein/train.npz and molecule/qm9.npz")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out")] = RESULTS / "learnability.json",
-    runs: Annotated[Path, typer.Option(help="where the language models are kept")] = RUNS,
-    tokens: Annotated[int, typer.Option(help="of training")] = Settings.tokens,
-    residues: Annotated[int, typer.Option(help="of training crops")] = Settings.residues,
-    count: Annotated[int, typer.Option(help="validation structures, 0 for all")] = 0,
-) -> None:
-    """Train and measure rows; the entries of other rows stay in the file."""
-    settings, folder, forms = (
-        Settings(tokens=tokens, residues=residues),
-        data or shared_folder() / "data",
-        forms_of(anchors),
-    )
-    for row in map(Row.parse, rows):
-        train_rows(row, forms, range(seeds), folder, runs, settings)
-        held = Held.of(row, folder, count)
-        bare: dict[str, Score] = {}
-        for form in forms:
-            found = trained(runs, row, form, seeds)
-            paid = scores(found.models, held.pairs, form, found.training["settings"]["given"] < 1)
-            bare = paid if form == "none" else bare
-            result = measure(row, form, held, found, paid, bare if form != "none" else {})
-            update(out, entry(row, form, found.training), result)
-            bits = result["prediction"]["structure given symbols"]["per_unit"]["mean"]
-            console.log(f"{row.name}, anchors {form}: {bits} bits per {result['unit']}, given the string")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +24,17 @@ from train.lm.data import small_molecules
 from train.lm.network import TokenModel, sample
 from train.lm.words import Document, Kind, Pair, PairVocabulary
 
-__all__ = ["Samples", "molecule_figures", "sample_molecules"]
+__all__ = ["molecule_figures", "sample_molecules"]
 
 ATOM_CLASH = 1.5  # Å; atoms three or more bonds apart never come this close
 LONGEST = 64  # SELFIES tokens
+SAMPLES = 200  # of each model
 KNOWN = 20_000  # training molecules that novelty is measured against
 BOND, ANGLE = np.arange(0.8, 2.4, 0.02), np.arange(60.0, 181.0, 4.0)  # Å, degrees: edges of histograms
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Molecules that a model wrote: those that decode, and how many were asked for and ended."""
-
-    molecules: list[Chem.Mol]
-    asked: int
-    ended: int
-
-
-def sample_molecules(model: TokenModel, tokenizer: Any, count: int, seed: int) -> Samples:
-    """Sample SELFIES strings, then codes for them, and decode what is a molecule."""
+def sample_molecules(model: TokenModel, tokenizer: Any, count: int, seed: int) -> list[Chem.Mol | None]:
+    """Sample SELFIES strings, then codes for them, and decode what is a molecule; None is what is none."""
     words = model.vocabulary
     block = words.block(Kind.SYMBOL)
     blank = Document(
@@ -50,10 +43,9 @@ def sample_molecules(model: TokenModel, tokenizer: Any, count: int, seed: int) -
         np.r_[-1, np.full(LONGEST, Kind.SYMBOL)],
     )
     strings = sample(model, [blank] * count, [np.r_[True, np.zeros(LONGEST, dtype=bool)]] * count, seed)
-    drafts, ended = [], 0
-    for row in strings:
+    drafts = []
+    for i, row in enumerate(strings):
         stop = np.flatnonzero(row == PairVocabulary.SYMBOLS_END)
-        ended += len(stop) > 0
         own = row[1 : stop[0]] if len(stop) else row[:0]
         if len(own) and (own > PairVocabulary.UNKNOWN).all():
             symbols = [words.symbols[i - 5] for i in own]
@@ -63,17 +55,15 @@ def sample_molecules(model: TokenModel, tokenizer: Any, count: int, seed: int) -
             except StructokError:
                 continue
             if owns.sum() > 1:
-                drafts.append((symbols, owns))
-    documents = [words.document(Pair(s, np.where(o, 0, -1)), given=True) for s, o in drafts]
+                drafts.append((i, symbols, owns))
+    documents = [words.document(Pair(s, np.where(o, 0, -1)), given=True) for _, s, o in drafts]
     made = sample(model, documents, [d.kinds != Kind.CODE for d in documents], seed) if documents else []
-    found = []
-    for (symbols, _), document, ids in zip(drafts, documents, made):
+    found: list[Chem.Mol | None] = [None] * count
+    for (i, symbols, _), document, ids in zip(drafts, documents, made):
         codes = ids[document.kinds == Kind.CODE] - words.block(Kind.CODE).start
-        try:
-            found.append(tokenizer.decode(Tokens(codes, "molecule", selfies="".join(symbols))))
-        except StructokError:
-            continue
-    return Samples(found, count, ended)
+        with suppress(StructokError):
+            found[i] = tokenizer.decode(Tokens(codes, "molecule", selfies="".join(symbols)))
+    return found
 
 
 def strain(mol: Chem.Mol) -> float | None:
@@ -119,36 +109,39 @@ def _name(mol: Chem.Mol) -> str:
     return Chem.MolToSmiles(Chem.RemoveHs(mol))
 
 
-def geometry(mols: Sequence[Chem.Mol]) -> dict[str, Any]:
-    """Clashes and strain."""
-    strains = [s for s in map(strain, mols) if s is not None and np.isfinite(s)]
-    found: dict[str, Any] = {"clashing": figure(np.array([[float(clashing(m)) for m in mols]]))}
-    if strains:
-        found["strain"] = figure(np.array([strains])) | {"median": round(float(np.median(strains)), 3)}
-    return found
+def geometry(seeds: Sequence[Sequence[Chem.Mol | None]], real: Sequence[Chem.Mol]) -> dict[str, Any]:
+    """Clashes and strain of what is a molecule, and distances to real ones, each with its interval."""
+    clashes = np.array([[float(clashing(m)) if m else np.nan for m in mols] for mols in seeds])
+    strains = np.array([[strain(m) if m else None for m in mols] for mols in seeds], dtype=float)
+    found: dict[str, Any] = {}
+    for name, values in (("clashing", clashes), ("strain", strains)):
+        known = np.isfinite(values)
+        found[name] = figure(np.where(known, values, 0), known)
+    found["strain"]["median"] = round(float(np.nanmedian(strains)), 3)
+    apart = [[_apart(*both) for both in zip(_shapes([m for m in mols if m]), _shapes(real))] for mols in seeds]
+    return found | {name: figure(np.array(apart)[:, i : i + 1]) for i, name in enumerate(("bonds", "angles"))}
 
 
-def molecule_figures(made: Samples, held: Held, data: Path) -> dict[str, Any]:
+@cache
+def known_molecules(data: Path) -> set[str]:
+    """Training molecules of QM9 that novelty is measured against."""
+    return {_name(m) for m in small_molecules(data / "molecule" / "qm9.npz", 0, KNOWN)}
+
+
+def molecule_figures(models: Sequence[TokenModel], held: Held, data: Path) -> dict[str, Any]:
     """Shares of valid, unique and new molecules, and their geometry beside that of validation molecules.
 
     Unique is of the valid, new of the unique: not among 20,000 training molecules of QM9.
     """
-    known = {_name(m) for m in small_molecules(data / "molecule" / "qm9.npz", 0, KNOWN)}
-    names = [_name(m) for m in made.molecules]
-    real, half = list(held.structures), len(held.structures) // 2
+    made = [sample_molecules(model, held.tokenizer, SAMPLES, seed) for seed, model in enumerate(models)]
+    names = [[_name(m) for m in part if m] for part in made]
+    once, known, real = [set(n) for n in names], known_molecules(data), held.structures
     found: dict[str, Any] = {
-        "ended": round(made.ended / made.asked, 4),
-        "valid": round(len(names) / made.asked, 4),
-        "unique": round(len(set(names)) / max(len(names), 1), 4),
-        "new": round(len(set(names) - known) / max(len(set(names)), 1), 4),
+        "sampled": SAMPLES,
+        "valid": figure(np.array([[float(m is not None) for m in part] for part in made])),
+        "unique": figure(np.array([[len(o)] for o in once]), np.array([[len(n)] for n in names])),
+        "new": figure(np.array([[len(o - known)] for o in once]), np.array([[len(o)] for o in once])),
         "training_molecules": len(known),
-        "real": geometry(real),
+        "real": geometry([real[: len(real) // 2]], real[len(real) // 2 :]),
     }
-    pairs = {"real": (real[:half], real[half:])}
-    if made.molecules:
-        found["sampled molecules"] = geometry(made.molecules)
-        pairs["sampled molecules"] = (made.molecules, real)
-    for name, (one, other) in pairs.items():
-        (bonds, angles), (true_bonds, true_angles) = _shapes(one), _shapes(other)
-        found[name]["distance to real"] = {"bonds": _apart(bonds, true_bonds), "angles": _apart(angles, true_angles)}
-    return found
+    return found | ({"sampled molecules": geometry(made, real)} if all(names) else {})

@@ -251,14 +251,14 @@ def validation(count: int) -> list[Backbone]:
     data = load_backbones(shared_folder() / "data" / "protein" / "train.npz")
     right = (data.split == 1) & (data.lengths >= LENGTHS[0]) & (data.lengths < LENGTHS[-1]) & data.complete
     picked = data.one_per_cluster(np.flatnonzero(right), np.random.default_rng(0))[:count]
-    return [Backbone(data[int(i)].numpy(), name=data.names[int(i)]) for i in picked]
+    return [data.chain(int(i)) for i in picked]
 
 
 def casp() -> list[Backbone]:
     """Whole chains of CASP14, for the report only."""
     data = load_backbones(shared_folder() / "data" / "protein" / "casp14.npz")
     right = np.flatnonzero((data.lengths >= LENGTHS[0]) & (data.lengths < LENGTHS[-1]) & data.complete)
-    return [Backbone(data[int(i)].numpy(), name=data.names[int(i)]) for i in right]
+    return [data.chain(int(i)) for i in right]
 
 
 def main(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 import structok
-from eval.clock import peak_memory
+from eval.clock import machine, peak_memory
 from eval.measure import axes
 from eval.measure.assignments import (
     OPEN,
@@ -34,7 +32,7 @@ from structok.metrics import codebook_spread, codebook_use
 from structok.molecule.convert import convert
 from train.data import shared_folder
 
-__all__ = ["KINDS", "RELEASED", "Scope", "codebook_of", "load_tokenizer", "machine", "measure_model", "sweep_model"]
+__all__ = ["KINDS", "RELEASED", "Scope", "codebook_of", "load_tokenizer", "measure_model", "sweep_model"]
 
 RELEASED = "released weights"  # the published MolStrucTok, converted
 KINDS: dict[str, axes.Kind] = {"protein": Proteins(), "molecule": Molecules()}
@@ -94,16 +92,6 @@ class Scope:
         if not found:
             raise StructokError(f"{self.data}: no {modality} structures")
         return found
-
-
-def machine(device: str = "cpu") -> dict[str, Any]:
-    """Where the figures were made."""
-    return {
-        "processor": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, models on {device}",
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-    }
 
 
 def load_tokenizer(model: str, device: str = "cpu") -> Any:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from eval.clock import machine
 from eval.measure import axes
-from eval.measure.model import Scope, machine
+from eval.measure.model import Scope
 from eval.measure.protein import LETTERS, Proteins
 from eval.measure.sets import StructureSet, protein_sets
 from eval.measure.stats import code_rate, rounded, spread

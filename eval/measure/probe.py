@@ -57,11 +57,7 @@ def labels_of(chain: Backbone) -> dict[str, np.ndarray]:
 def labelled(data: Backbones, split: int, count: int, longest: int = 400) -> Labelled:
     """At most `count` complete chains of a split, one of each cluster."""
     pool = np.flatnonzero((data.split == split) & data.complete & (data.lengths >= 40) & (data.lengths <= longest))
-    chains = []
-    for i in data.one_per_cluster(pool, np.random.default_rng(0))[:count]:
-        rows = slice(data.offsets[i], data.offsets[i + 1])
-        letters = None if data.sequence is None else bytes(data.sequence[rows].astype(np.uint8)).decode()
-        chains.append(Backbone(data.coords[rows], letters, name=data.names[i]))
+    chains = [data.chain(int(i)) for i in data.one_per_cluster(pool, np.random.default_rng(0))[:count]]
     return Labelled(chains, [labels_of(chain) for chain in chains])
 
 

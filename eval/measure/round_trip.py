@@ -68,7 +68,7 @@ def round_trip(structures: Iterable[Backbone | Any], folder: Path, formats: Sequ
     for format in formats:
         log.errors.clear()
         rebuilt = decode_items(first, zoo, log, label="tokens", batch_size=32, relax=False)
-        write_structures(rebuilt, folder / format, format, oxygen=False, force=True, log=log)
+        write_structures(rebuilt, folder / format, format, tokenizer=zoo.get, oxygen=False, force=True, log=log)
         again = {(t.id, t.chain): t for t in _quantize(folder / format, zoo, log)}
         differ: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}

@@ -45,17 +45,13 @@ def codes(tree: Path, folder: str, names: list[str]) -> dict[str, list[list[int]
 
 def write_inputs(folder: Path, chains: int, molecules: int, seed: int) -> None:
     """Validation chains of any length, gaps and breaks included, and molecules, for both versions to read."""
-    from eval.measure.chain_prior import validation_chains
-    from train.data import load_backbones, shared_folder
-    from train.molecule.data import npz_molecules
+    from eval.measure.sets import molecule_sets, protein_sets
 
-    data = load_backbones(shared_folder() / "data/protein/train.npz")
-    found = validation_chains(data, chains, seed)
+    found = [c for some in protein_sets(None, 2 * chains // 3, seed)[:2] for c in some.structures]
     np.savez(folder / "chains.npz", **{str(i): c.coords for i, c in enumerate(found)})
     with Chem.SDWriter(str(folder / "molecules.sdf")) as writer:
-        for name, split in (("qm9", 2), ("ccd_ideal", 2)):
-            for _, mol in npz_molecules(shared_folder() / f"data/molecule/{name}.npz", split, molecules // 2):
-                writer.write(mol)
+        for mol in (m for some in molecule_sets(None, molecules // 2, whole=False)[:2] for m in some.structures):
+            writer.write(mol)
 
 
 def main(

@@ -21,7 +21,6 @@ from structok.errors import InputError, StructokError
 from structok.molecule.conformer import prepare
 from structok.read.formats import MOLECULES, suffix_kind
 from structok.read.molecules import read_molecules
-from structok.structure import Backbone
 from train.data import Backbones, load_backbones, shared_folder
 from train.molecule.data import npz_molecules
 
@@ -47,10 +46,10 @@ class StructureSet:
     excluded: dict[str, str] = field(default_factory=dict)
     unseen: list[bool] | None = None
 
-    def only(self, kept: Sequence[int], why: dict[str, str] | None = None) -> StructureSet:
-        """Some of the chains; `why` names others."""
+    def only(self, kept: Sequence[int]) -> StructureSet:
+        """Some of the chains."""
         chains, groups = ([some[i] for i in kept] for some in (self.structures, self.groups))
-        return StructureSet(self.name, chains, groups, self.excluded | (why or {}))
+        return StructureSet(self.name, chains, groups, self.excluded)
 
 
 def examples() -> Path:
@@ -106,13 +105,12 @@ def _protein_set(
         chosen = np.sort(data.one_per_cluster(chosen, random)[:limit])
     chains, groups, excluded = [], [], {}
     for i in chosen.tolist():
-        rows = slice(data.offsets[i], data.offsets[i + 1])
-        observed = int(np.isfinite(data.coords[rows]).all((1, 2)).sum())
+        chain = data.chain(i)
+        observed = int(chain.mask.sum())
         if observed < FEWEST:
             excluded[data.names[i]] = f"{observed} observed residues, fewer than {FEWEST}"
             continue
-        letters = None if data.sequence is None else bytes(data.sequence[rows].astype(np.uint8)).decode()
-        chains.append(Backbone(data.coords[rows], letters, name=data.names[i]))
+        chains.append(chain)
         groups.append(int(data.cluster[i]))
     return StructureSet(name, chains, groups, excluded)
 

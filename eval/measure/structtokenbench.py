@@ -26,9 +26,10 @@ from rich.console import Console
 from scipy.stats import rankdata
 
 from eval import RESULTS
+from eval.clock import machine
 from eval.measure.assignments import OPEN, default_assignment, label_of
 from eval.measure.axes import observed_codes
-from eval.measure.model import codebook_of, load_tokenizer, machine
+from eval.measure.model import codebook_of, load_tokenizer
 from eval.measure.peers import Letters
 from eval.measure.probe import Labelled, effectiveness, labelled
 from eval.measure.stats import RESAMPLES, rounded

@@ -36,11 +36,11 @@ def gpu(report: dict[str, Any]) -> str:
         if "residues_per_second" in row
     ]
     trained = [
-        f"`{row['preset']}` {row['residues_per_second']:,.0f}"
+        f"`{row['preset']}` {row['residues/s']:,.0f}"
         + (" in bfloat16" if row["bfloat16"] else " in float32")
         + (", compiled" if row["compiled"] else "")
         for row in report["training"]
-        if "residues_per_second" in row
+        if "residues/s" in row
     ]
     return "\n\n".join(
         [

@@ -26,6 +26,8 @@ def within(digits: int, *keys: str, percent: bool = False) -> Any:
         if not found:
             return NONE
         scale, unit = (100, " %") if percent else (1, "")
+        if found.get("low") == found.get("high"):
+            return Cell(f"{scale * found['mean']:.{digits}f}{unit}", f"{found['mean']}")
         half = scale * (found["high"] - found["low"]) / 2
         return Cell(f"{scale * found['mean']:.{digits}f} ± {half:.{digits}f}{unit}", f"{found['mean']}")
 
@@ -68,7 +70,6 @@ README: Columns = {
     "tokenizer": lambda r: f"`{r['model']}`",
     "assignment": LEAD["assignment"],
     "anchors": lambda r: r["anchors"] if r["unit"] == "residue" else NONE,
-    "training": lambda r: f"{r['training']['settings']['tokens']:,} x {r['seeds']}",
     "RMSD, Å": average(3, "rmsd"),
     "unigram": numbers(2, "unigram_bits"),
     "a code": within(2, "prediction", "codes", "bits"),
@@ -83,26 +84,21 @@ README: Columns = {
 
 
 def ordered(rows: list[Row]) -> list[Row]:
-    """Large codebooks first, little training first, anchors none, inline, first."""
-
-    def place(row: Row) -> tuple[Any, ...]:
-        budget = row.get("training_tokens") or row["training"]["settings"]["tokens"]
-        return -row["codebook_size"], row["model"], row["assignment"], budget, FORMS.index(row["anchors"])
-
-    return sorted(rows, key=place)
+    """Large codebooks first; anchors none, inline, first."""
+    return sorted(rows, key=lambda r: (-r["codebook_size"], r["model"], r["assignment"], FORMS.index(r["anchors"])))
 
 
 def budget(rows: list[Row]) -> str:
     """What the language models had to learn from."""
 
-    def span(key: str) -> str:
-        low, high = (f(row["training"][key] for row in rows) for f in (min, max))
+    def span(values: list[int]) -> str:
+        low, high = min(values), max(values)
         return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
-    measured = {", ".join(f"{v:,} {k}" for k, v in row["validation"].items()) for row in rows}
+    trained = {key: span([row["training"][key] for row in rows]) for key in ("parameters", "steps", "tokens")}
     return (
-        f"{span('parameters')} parameters, {span('steps')} steps on {span('tokens')} tokens; "
-        f"measured on {' and '.join(sorted(measured))}"
+        f"{trained['parameters']} parameters, {trained['steps']} steps on {trained['tokens']} tokens, "
+        f"seeds: {span([row['seeds'] for row in rows])}"
     )
 
 
@@ -114,7 +110,12 @@ def table(results: Results) -> str:
         "Molecules": ordered([r for r in rows if r["unit"] == "atom"]),
     }
     lines = [row for part in kinds.values() for row in part]
-    return "\n".join([Table(README, lines).markdown(), "", *(f"{k}: {budget(r)}." for k, r in kinds.items() if r)])
+    says = [f"{k}: {budget(r)}, measured on {_measured(r[0])}." for k, r in kinds.items() if r]
+    return "\n".join([Table(README, lines).markdown(), "", *says])
+
+
+def _measured(row: Row) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in row["validation"].items())
 
 
 def tolerance_table(results: Results) -> str:
@@ -129,23 +130,21 @@ def tolerance_table(results: Results) -> str:
 
         return show
 
-    rates = list(next(iter(results.values()))["codes"])
+    found = ordered([row for row in results.values() if shipped(row["model"])])
+    rates = list(found[0]["codes"])
     columns: Columns = {
         "tokenizer": lambda r: f"`{r['model']}`",
-        "training": lambda r: f"{r['training_tokens']:,} x {r['seeds']}",
         "anchors": lambda r: r["anchors"],
-        "crops": lambda r: r["chains"],
         "the model's own": lambda r: r["case"],
         **{f"{float(rate):.0%} of them".replace("%", " %"): cell(rate) for rate in rates},
     }
-    found = ordered([row for row in results.values() if shipped(row["model"])])
     rows = [row | {"case": case} for row in found for case in ("codes", "codes and anchors") if case in row]
     return "\n".join(
         [
             Table(columns, rows).markdown(),
             "",
-            "RMSD over N, CA, C in Å ± half the 95 % interval / TM / lDDT; validation crops of 50 to 200 residues; "
-            "training: tokens x seeds.",
+            "RMSD over N, CA, C in Å ± half the 95 % interval / TM / lDDT; "
+            f"{found[0]['crops']} validation crops of 50 to 200 residues; {budget(found)}.",
         ]
     )
 
@@ -156,32 +155,29 @@ def generation_table(results: Results) -> str:
         "chains": lambda r: r["name"],
         "residues clashing": within(1, "residues_clashing", percent=True),
         "chain breaks": within(1, "breaks", percent=True),
-        "phi, psi": numbers(2, "distance to real", "phi, psi"),
-        "C-N": numbers(2, "distance to real", "bond C-N"),
+        "phi, psi": within(2, "distance to real", "phi, psi"),
+        "C-N": within(2, "distance to real", "bond C-N"),
         "radius": within(2, "compactness"),
         "helix": within(0, "helix", percent=True),
         "strand": within(0, "strand", percent=True),
         "contact order": within(2, "contact_order"),
-        "nearest in training": average(2, "nearest training chain, TM"),
-        "to each other": average(2, "among themselves, TM"),
+        "nearest in training": within(2, "nearest training chain, TM"),
+        "to each other": within(2, "among themselves, TM"),
         "TM to the true chain": within(2, "TM to the true chain"),
     }
-    real = results["real"]
-    rows: list[Row] = [{"name": "real chains", **real["real"]}]
-    made = [r for name, r in results.items() if name != "real" and r["unit"] == "chain" and shipped(r["model"])]
+    made = ordered([r for r in results.values() if r["unit"] == "chain" and shipped(r["model"])])
+    rows: list[Row] = [{"name": "real chains", **made[0]["real"]}]
     for kind in ("unconditional", "given the sequence"):
-        for r in ordered(made):
-            name = f"`{r['model']}`, anchors {r['anchors']}, {r['training_tokens'] // 1000}k, {kind}"
-            rows.append({"name": name, **r[kind]})
+        rows += [{"name": f"`{r['model']}`, anchors {r['anchors']}, {kind}", **r[kind]} for r in made]
     return "\n".join(
         [
             Table(columns, rows).markdown(),
             "",
-            f"{real['chains']} samples of the lengths of real validation crops, by models after so many thousand "
-            "tokens of training. Clashes: CA within 3 Å; breaks: C-N bonds outside 1.33 ± 0.15 Å; phi, psi and C-N: "
-            "total variation from real chains, 0 to 1 (of real ones: between halves, so this much is noise); radius of "
-            "gyration over that of a globule; secondary structure by P-SEA; the last columns are TM-scores, the best "
-            f"to {real['training_chains']} training crops for {real['aligned']} samples.",
+            f"{made[0]['crops']} samples of each model, of the lengths of real validation crops; {budget(made)}; "
+            "intervals resample seeds and chains. Clashes: CA within 3 Å; breaks: C-N bonds outside 1.33 ± 0.15 Å; "
+            "phi, psi and C-N: total variation from real chains, 0 to 1 (of real ones: between halves, so this much is "
+            "noise); radius of gyration over that of a globule; secondary structure by P-SEA; the last columns are "
+            f"TM-scores, the best to {made[0]['training_chains']} training crops for {made[0]['aligned']} samples.",
         ]
     )
 
@@ -190,33 +186,24 @@ def molecule_table(results: Results) -> str:
     """Markdown: sampled molecules beside real ones; nothing where there are none."""
     columns: Columns = {
         "molecules": lambda r: r["name"],
-        "valid": shares(1, "valid"),
-        "unique": shares(1, "unique"),
-        "new": shares(1, "new"),
+        **{name: within(1, name, percent=True) for name in ("valid", "unique", "new")},
         "with a clash": within(1, "clashing", percent=True),
         "strain, kcal/mol per heavy atom, median (mean)": lambda r: (
             f"{r['strain']['median']:.2f} ({r['strain']['mean']:,.2f})" if "strain" in r else NONE
         ),
-        "bonds": numbers(2, "distance to real", "bonds"),
-        "angles": numbers(2, "distance to real", "angles"),
+        "bonds": within(2, "bonds"),
+        "angles": within(2, "angles"),
     }
-    rows: list[Row] = []
-    for found in results.values():
-        if found.get("unit") == "molecule" and shipped(found["model"]):
-            share = {k: found[k] for k in ("valid", "unique", "new")}
-            rows += [
-                {
-                    "name": f"`{found['model']}`, {found['sampled']} samples",
-                    **share,
-                    **found.get("sampled molecules", {}),
-                },
-                {"name": "QM9, validation", **found["real"]},
-            ]
+    made = ordered([r for r in results.values() if r["unit"] == "molecule" and shipped(r["model"])])
+    rows = [r | r.get("sampled molecules", {}) | {"name": f"`{r['model']}`"} for r in made]
     says = (
         "Valid: every token of the sampled SELFIES has its place in the molecule, which decodes; new: not among 20,000 "
         "training molecules; strain: MMFF94 above the nearest minimum; bonds, angles: total variation from QM9, 0 to 1."
     )
-    return f"{Table(columns, rows).markdown()}\n\n{says}" if rows else ""
+    if not made:
+        return ""
+    says = f"{made[0]['sampled']} samples of each model; {budget(made)}. {says}"
+    return f"{Table(columns, [*rows, {'name': 'QM9, validation', **made[0]['real']}]).markdown()}\n\n{says}"
 
 
 def tolerance_figure(results: Results) -> None:

@@ -146,7 +146,7 @@ def _protocol(models: Results, peers: Results, published: Results) -> str:
         "mode": lambda r: r["settings"]["mode"],
         "structures": lambda r: r["settings"]["source"],
         "seed": numbers(0, "settings", "seed"),
-        "machine": lambda r: "{processor}, torch {torch}".format(**r["machine"]),
+        "machine": lambda r: r["machine"]["machine"],
         "seconds": numbers(0, "seconds"),
     }
     out.append(Table(columns, models.values()).html())

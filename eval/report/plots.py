@@ -220,15 +220,11 @@ def learnability(rows: Results) -> str:
 
 def tolerance(rows: Sequence[Results]) -> Figure:
     """RMSD against the share of tokens that are a language model's own, a panel per tokenizer, a colour per form."""
-
-    def name_of(row: Results) -> str:
-        return f"{row['model']}, {row['training_tokens']:,} tokens"
-
-    names = list(dict.fromkeys(map(name_of, rows)))
+    names = list(dict.fromkeys(row["model"] for row in rows))
     _figure()
     figure, axes = plt.subplots(1, len(names), figsize=(4.4 * len(names), 3.6), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names):
-        for row, colour in zip([r for r in rows if name_of(r) == name], COLOURS):
+        for row, colour in zip([r for r in rows if r["model"] == name], COLOURS):
             for case, style in (("codes", "o--"), ("codes and anchors", "o-")):
                 if found := row.get(case):
                     shares = [100 * float(rate) for rate in found]
@@ -248,13 +244,13 @@ def tolerance(rows: Sequence[Results]) -> Figure:
     return figure
 
 
-def pareto(rows: Sequence[Results], change: str = "jitter", size: str = "0.1") -> list[bool]:
+def pareto(rows: Sequence[Results]) -> list[bool]:
     """Which rows no other beats in both RMSD (lower) and codes unchanged (higher)."""
-    values = [(r["rmsd"]["mean"], -r[change][size]["codes"]) for r in rows]
+    values = [(r["rmsd"]["mean"], -r["jitter"]["0.1"]["codes"]) for r in rows]
     return [not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in values) for a in values]
 
 
-def trade_off(name: str, sweep: Results, change: str = "jitter", size: str = "0.1") -> str:
+def trade_off(name: str, sweep: Results) -> str:
     """RMSD against codes unchanged, over beam and λ: a line per beam, λ at the points, the Pareto front ringed."""
     figure, axis = _figure(height=3.6)
     rows = sweep["rows"]
@@ -265,7 +261,7 @@ def trade_off(name: str, sweep: Results, change: str = "jitter", size: str = "0.
             lines.setdefault((options.get("beam") or 0, options.get("rate_weight") or 0.0), []).append(row)
 
     def place(row: Results) -> tuple[float, float]:
-        return row[change][size]["codes"], row["rmsd"]["mean"]
+        return row["jitter"]["0.1"]["codes"], row["rmsd"]["mean"]
 
     for ((beam, rate), line), colour in zip(sorted(lines.items()), COLOURS * 3):
         label = f"beam {beam}" + (f", μ {rate:g}" if rate else "")
@@ -276,11 +272,10 @@ def trade_off(name: str, sweep: Results, change: str = "jitter", size: str = "0.
     for row in rows:
         if not row["options"]["closed_loop"]:
             axis.plot(*place(row), "x", color=INK, label="open loop")
-    front = [place(row) for row, best in zip(rows, pareto(rows, change, size)) if best]
+    front = [place(row) for row, best in zip(rows, pareto(rows)) if best]
     axis.plot(*zip(*front), "o", markersize=9, fillstyle="none", color=GREY, label="Pareto front")
-    what = f"{size} Å of noise" if change == "jitter" else f"cutting off {size} residues"
-    axis.set(xlabel=f"codes unchanged by {what}", ylabel="mean RMSD, Å", yscale="log")
+    axis.set(xlabel="codes unchanged by 0.1 Å of noise", ylabel="mean RMSD, Å", yscale="log")
     _plain(axis, "y")
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.legend(fontsize=8.5)
-    return svg(figure, f"accuracy against stability of {name}, {what}")
+    return svg(figure, f"accuracy against stability of {name}, 0.1 Å of noise")

@@ -10,7 +10,7 @@ __all__ = ["fill_training", "steps"]
 COLUMNS: Columns = {
     "chains": numbers(0, "chains"),
     "loader, peak MB": numbers(0, "peak memory, MB"),
-    "whole run, peak MB": numbers(0, "run", "peak memory, MB"),
+    "whole run, peak MB": numbers(0, "whole run, peak MB"),
     "first batch, s": numbers(1, "first batch after, s"),
     "resumed in mid-epoch, s": numbers(1, "first batch after resuming in mid-epoch, s"),
     "residues per core second": numbers(0, "residues per core second"),
@@ -41,10 +41,5 @@ def steps() -> str:
 
 def fill_training() -> None:
     """README's table of training from shards (`eval.speed.streaming`)."""
-    if not (found := load("training").get("streaming")):
-        return
-    alone = [row for row in found["loader"] if not row["workers"]]
-    rows = [row | {"run": run} for row, run in zip(alone, found["fit"])]
-    name, rate = (found["model"][k] for k in ("model", "residues per core second"))
-    text = f"\n\nThe `{name}` network learns from {rate:,} residues per core second."
-    fill(ROOT / "README.md", {"streaming": Table(COLUMNS, rows).markdown() + text})
+    if found := load("training").get("streaming"):
+        fill(ROOT / "README.md", {"streaming": Table(COLUMNS, found).markdown()})

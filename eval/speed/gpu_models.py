@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import structok
+from eval.clock import seconds
+from eval.speed.training import step_times
 from structok.metrics import rmsd
-from structok.protein.model import PRESETS, GCPVQVAEModel
 
 __all__ = ["Clock", "encoding", "training"]
 
@@ -42,17 +43,10 @@ class Clock:
     def median(self, work: Callable[[], object]) -> float:
         """Seconds of one call, the median of up to 20 after a first one, which tunes and compiles."""
 
-        def once() -> float:
-            start = time.perf_counter()
-            work()
-            if self.device == "cuda":
-                torch.cuda.synchronize()
-            return time.perf_counter() - start
-
-        once()
-        times = [once()]
+        seconds(work, self.device)
+        times = [seconds(work, self.device)[0]]
         while len(times) < 20 and sum(times) < self.budget:
-            times.append(once())
+            times.append(seconds(work, self.device)[0])
         return statistics.median(times)
 
 
@@ -91,44 +85,17 @@ def encoding(device: str, counts: list[int], length: int, beams: list[int], cloc
 def training(
     device: str, presets: list[str], batch: tuple[int, int], ways: list[tuple[bool, bool]], clock: Clock
 ) -> list[dict[str, Any]]:
-    """Residues per second of whole training steps (forward, backward, AdamW), graphs made beforehand."""
+    """Whole training steps (`eval.speed.training`) in float32 or bfloat16, compiled or not."""
     rows: list[dict[str, Any]] = []
-    coords = chains(*batch).to(device)
-    mask, types = (
-        torch.ones(batch, dtype=torch.bool, device=device),
-        torch.zeros(batch, dtype=torch.long, device=device),
-    )
     for preset in presets:
         for half, compiled in ways:
-            row: dict[str, Any] = {"preset": preset, "chains": batch[0], "length": batch[1]}
-            row |= {"bfloat16": half, "compiled": compiled}
+            row: dict[str, Any] = {"preset": preset, "bfloat16": half, "compiled": compiled}
             rows.append(row)
             if clock.is_up:
                 row["left out"] = "time was up"
                 continue
-            torch.manual_seed(0)
-            model = GCPVQVAEModel(PRESETS[preset]).to(device).train()
-            if compiled:
-                model.encoder.compile()
-                model.decoder.compile()
-            graph = model.graph(coords, mask, types)
-            optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-            def step(model=model, graph=graph, optimiser=optimiser, half=half) -> None:
-                with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
-                    rebuilt = model(graph, mask)
-                    loss = (rebuilt.coords.float() - coords).square().mean() + rebuilt.quantizer_loss
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-
-            if device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
             try:
-                row["residues_per_second"] = batch[0] * batch[1] / clock.median(step)
+                row |= step_times(preset, *batch, half, 5, device, compiled=compiled)
             except Exception as error:  # too little memory, or a compiler that is missing, is no reason to stop
                 row["left out"] = (str(error) or type(error).__name__).split("\n")[0][:200]
-            row["parameters"] = sum(p.numel() for p in model.parameters())
-            if device == "cuda":
-                row["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
     return rows

@@ -1,13 +1,11 @@
 """Nearest-code lookup on the CPU against its peers, side by side in one run: eval/results/lookup.json.
 
     python -m eval.speed.lookup            # under three minutes on one CPU core
-    python -m eval.speed.lookup --full     # up to 10⁶ vectors, every codebook
 
 Contestants take turns. A ratio is the median of its rounds' ratios, so that a machine that is busy for a while
 disturbs both sides alike; times are the best of the rounds. One that needs more than `HOPELESS` times as long as
 ours in the first round is not repeated. Peers that hold all scores at once get the vectors in chunks of `CHUNK` scores,
 the better for them. vector-quantize-pytorch is its layer in evaluation mode, which also returns the code vectors.
-Shares of the machine's limit refer to a matrix product and a copy measured in the same run.
 """
 
 from __future__ import annotations
@@ -26,16 +24,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eval import RESULTS
-from eval.clock import best_of, machine, seconds
+from eval.clock import machine, seconds
 from structok.codebook.nearest import nearest_code
 
 Lookup = Callable[[Float[Tensor, "n d"], Float[Tensor, "k d"]], Int[Tensor, " n"]]
 
 CHUNK = 1 << 26
 HOPELESS = 1.5
-SUBSET = [(10_000, 512, 9), (10_000, 512, 64), *((10_000, 4096, d) for d in (9, 64, 128, 256)),
+SIZES = [(10_000, 512, 9), (10_000, 512, 64), *((10_000, 4096, d) for d in (9, 64, 128, 256)),
           (1_000, 65536, 64), (100_000, 4096, 9), (100_000, 4096, 128)]  # fmt: skip
-FULL = [(n, k, d) for n in (10_000, 100_000, 1_000_000) for k in (512, 4096, 65536) for d in (9, 64, 128, 256)]
 
 
 def in_chunks(lookup: Lookup) -> Lookup:
@@ -97,15 +94,6 @@ def peers(device: str = "cpu") -> dict[str, Lookup]:
     return found
 
 
-def limits() -> dict[str, float]:
-    """Best rate of a large float32 matrix product, and of a copy (bytes read and written)."""
-    a, b = torch.randn(1024, 1024), torch.empty(1 << 25).fill_(1)
-    c, e = torch.empty_like(a), torch.empty_like(b)
-    product, _ = best_of(8, lambda: torch.mm(a, a, out=c))
-    copy, _ = best_of(8, lambda: e.copy_(b))
-    return {"gflops": 2 * 1024**3 / product / 1e9, "copy_gb_per_s": 8 * b.numel() / copy / 1e9}
-
-
 def compare(n: int, k: int, d: int, repeats: int) -> dict[str, Any]:
     """Times of all contestants on one problem, and in how many rows they differ from ours."""
     generator = torch.Generator().manual_seed(n + k + d)
@@ -125,37 +113,29 @@ def compare(n: int, k: int, d: int, repeats: int) -> dict[str, Any]:
     def ratio(name: str, over: str) -> float:
         return statistics.median(a / b for a, b in zip(rounds[name], rounds[over]))
 
-    best = {name: min(times) for name, times in rounds.items()}
     over_peers = {name: ratio(name, OURS) for name in others}
     return {
         "n": n,
         "k": k,
         "d": d,
-        "seconds": best,
+        "seconds": {name: min(times) for name, times in rounds.items()},
         "rows_unlike_structok": {name: int((answer[name].long() != answer[OURS].long()).sum()) for name in others},
-        "rounds": {name: len(times) for name, times in rounds.items()},
         "over_bare_product": ratio(OURS, BARE),
         "speed_over_peers": over_peers,
         "speed_over_best_peer": min(over_peers.values()),
-        "gflops": 2 * n * k * d / best[OURS] / 1e9,
-        "gb_per_s": 4 * (n * d + k * d + 2 * n) / best[OURS] / 1e9,
     }
 
 
 def main(
-    full: Annotated[bool, typer.Option(help="All sizes, to 10⁶ vectors.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 7,
 ) -> None:
     """Run all contestants and write the results."""
-    where, limit = machine(), limits()
+    where = machine()
     lookups = []
-    for n, k, d in FULL if full else SUBSET:
-        row = compare(n, k, d, repeats)
-        row["share_of_gemm"] = row["gflops"] / limit["gflops"]
-        row["share_of_copy"] = row["gb_per_s"] / limit["copy_gb_per_s"]
-        lookups.append(row)
+    for n, k, d in SIZES:
+        lookups.append(row := compare(n, k, d, repeats))
         print(n, k, d, {name: round(t, 4) for name, t in row["seconds"].items()}, file=sys.stderr)
-    results = {**where, "device": f"CPU ({platform.machine()})", "limit": limit, "lookups": lookups}
+    results = {**where, "device": f"CPU ({platform.machine()})", "lookups": lookups}
     (RESULTS / "lookup.json").write_text(json.dumps(results, indent=1) + "\n")
 
 

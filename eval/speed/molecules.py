@@ -3,8 +3,7 @@
     python -m eval.speed.molecules
 
 Times are those of the processor, on one thread: a machine that is busy otherwise disturbs them little, and a second
-core doubles what the search does (`torch.set_num_threads`), and all of it in a run over files (`structok.work`). The
-released weights run as published, in open loop, for which rates without RDKit and SELFIES are given too.
+core doubles what the search does (`torch.set_num_threads`), and all of it in a run over files (`structok.work`).
 """
 
 from __future__ import annotations
@@ -18,18 +17,14 @@ import selfies
 import torch
 import typer
 from rdkit import Chem, RDLogger
-from torch import Tensor
 
 import structok
 from eval import RESULTS
 from eval.clock import cpu_seconds, machine
-from eval.measure.model import RELEASED, load_tokenizer
 from structok.batching import by_length
-from structok.codebook.search import beam_search
 from structok.molecule.batch import atom_mask, pad
 from structok.molecule.conformer import Conformer, in_token_order, molecule_of, prepare_many
-from structok.molecule.placement import Placement
-from structok.molecule.search import Growth, closed_loop
+from structok.molecule.search import closed_loop
 from structok.molecule.spherical import orient
 from structok.molecule.tokenizer import MolStrucTok
 from structok.read.molecules import parse_record
@@ -37,52 +32,18 @@ from train.data import shared_folder
 from train.molecule.data import npz_molecules
 
 
-def rates(tokenizer: MolStrucTok, mols: list[Chem.Mol], **how: Any) -> dict[str, float]:
+def rates(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[str, float]:
     """Molecules per second of a tokenizer, from Mol to tokens and back."""
-    tokens = tokenizer.encode_batch(mols, **how)
+    tokens = tokenizer.encode_batch(mols, closed_loop=True, beam=beam)
     return {
-        "encode": len(mols) / cpu_seconds(lambda: tokenizer.encode_batch(mols, **how), 2),
+        "encode": len(mols) / cpu_seconds(lambda: tokenizer.encode_batch(mols, closed_loop=True, beam=beam), 2),
         "decode": len(mols) / cpu_seconds(lambda: tokenizer.decode_batch(tokens), 2),
     }
 
 
 def batches(conformers: list[Conformer], size: int = 256) -> list[list[Conformer]]:
     """Batches of similar length."""
-    ordered = sorted(conformers, key=len)
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
-
-
-def geometry_rates(tokenizer: MolStrucTok, conformers: list[Conformer]) -> dict[str, float]:
-    """Molecules per second from coordinates and graph to codes, and back."""
-    parts = batches(conformers)
-    codes = [tokenizer.assign_batch(part, None) for part in parts]
-    encode = cpu_seconds(lambda: [tokenizer.assign_batch(part, None) for part in parts], 2)
-    decode = cpu_seconds(
-        lambda: [tokenizer.placement([x.mol for x in part]).rebuild(c) for part, c in zip(parts, codes)], 2
-    )
-    return {"encode_without_graph": len(conformers) / encode, "decode_without_graph": len(conformers) / decode}
-
-
-def in_torch(placement: Placement, target: Tensor, mask: Tensor, beam: int) -> Tensor:
-    """The search of other devices."""
-    growth = Growth(placement, target, beam)
-    codes, _ = beam_search(growth, growth.start(target.shape[1]), mask, beam=beam, start=1)
-    codes[:, 0] = placement.first_code
-    return codes
-
-
-def search_rates(tokenizer: MolStrucTok, conformers: list[Conformer], beam: int) -> dict[str, float]:
-    """Molecules per second of the search alone, compiled and in torch, and for how many both take the same codes."""
-    n, found = len(conformers), {"compiled": 0.0, "torch": 0.0, "equal": 0.0}
-    for part in batches(conformers, 128):
-        placement = tokenizer.placement([c.mol for c in part], decoding=False)
-        target = orient(pad([c.coords for c in part], torch.float64))
-        mask = atom_mask([len(c) for c in part])
-        ours, theirs = closed_loop(placement, target, mask, beam=beam), in_torch(placement, target, mask, beam)
-        found["equal"] += int((ours == theirs).all(1).sum())
-        found["compiled"] += cpu_seconds(lambda t=target, p=placement, m=mask: closed_loop(p, t, m, beam=beam))
-        found["torch"] += cpu_seconds(lambda t=target, p=placement, m=mask: in_torch(p, t, m, beam), 1)
-    return {"compiled": n / found["compiled"], "torch": n / found["torch"], "equal": found["equal"]}
+    return [[conformers[i] for i in rows] for rows in by_length([len(c) for c in conformers], size)]
 
 
 def breakdown(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[str, float]:
@@ -91,7 +52,7 @@ def breakdown(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[s
     conformers = prepare_many(mols)
     smiles = [in_token_order(m)[0] for m in mols]
     parts = batches(conformers)
-    placed = [tokenizer.placement([c.mol for c in part], decoding=False) for part in parts]
+    placed = [tokenizer.placement([c.mol for c in part]) for part in parts]
     targets = [orient(pad([c.coords for c in part], torch.float64)) for part in parts]
     masks = [atom_mask([len(c) for c in part]) for part in parts]
     tokens = tokenizer.encode_batch(mols, closed_loop=True, beam=beam)
@@ -107,7 +68,7 @@ def breakdown(tokenizer: MolStrucTok, mols: list[Chem.Mol], beam: int) -> dict[s
         "prepare: canonical SMILES": lambda: [in_token_order(m) for m in mols],
         "prepare: SELFIES": lambda: [selfies.encoder(x) for x in smiles],
         "prepare: all": lambda: prepare_many(mols),
-        "references and network": lambda: [tokenizer.placement([c.mol for c in p], decoding=False) for p in parts],
+        "references and network": lambda: [tokenizer.placement([c.mol for c in p]) for p in parts],
         "search": lambda: [closed_loop(p, t, m, beam=beam) for p, t, m in zip(placed, targets, masks)],
         "decode: SELFIES": lambda: [selfies.decoder(t.selfies) for t in tokens],
         "decode: SELFIES to Mol": lambda: [molecule_of(t.selfies or "") for t in tokens],
@@ -125,24 +86,14 @@ def main(
     RDLogger.DisableLog("rdApp.*")
     torch.set_num_threads(1)
     report: dict[str, Any] = machine()
-    official = load_tokenizer(RELEASED)
     for name in ("qm9.npz", "ccd_ideal.npz"):
         mols = [m for _, m in npz_molecules(shared_folder() / "data" / "molecule" / name, 2, molecules)]
-        conformers = prepare_many(mols)
-        opened = {**rates(official, mols, closed_loop=False), **geometry_rates(official, conformers)}
-        found: dict[str, Any] = {
-            "molecules": len(mols),
-            "atoms": sum(map(len, conformers)),
-            "open loop": opened,
-        }
+        found: dict[str, Any] = {"molecules": len(mols)}
         for label in [m for m in structok.list_models() if m.startswith("molstructok")]:
             loaded = structok.load(label)
             for beam in (1, 8):
-                found[f"{label}, closed loop, beam {beam}"] = {
-                    **rates(loaded, mols, closed_loop=True, beam=beam),
-                    "search": search_rates(loaded, conformers, beam),
-                }
-            found[f"{label}, closed loop, beam 8"]["microseconds"] = breakdown(loaded, mols, 8)
+                found[f"{label}, closed loop, beam {beam}"] = rates(loaded, mols, beam)
+            found[f"{label}, closed loop, beam 8"] |= {"microseconds": breakdown(loaded, mols, 8)}
         report[name] = found
         print(json.dumps(found, indent=1), flush=True)
         out.write_text(json.dumps(report, indent=1) + "\n")

@@ -103,7 +103,7 @@ def main(
     """Measure every protein model and the plain search, on the CPU."""
     backbones = load_backbones(data)
     pool = np.flatnonzero((backbones.split == 1) & backbones.complete & (backbones.lengths < 600))
-    chosen = [structok.Backbone(backbones[i]) for i in np.random.default_rng(0).permutation(pool)[:chains]]
+    chosen = [backbones.chain(i) for i in np.random.default_rng(0).permutation(pool)[:chains]]
     residues = sum(map(len, chosen))
     results: dict[str, Any] = {
         **machine(),

@@ -6,7 +6,6 @@ python -m eval.speed.training
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
@@ -17,10 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import structok
 from eval import RESULTS
-from eval.clock import best_of, machine, peak_memory, seconds
+from eval.clock import apart, best_of, machine, peak_memory, seconds
 from structok.protein.decoder import backbone
 from structok.protein.losses import aligned_mse, backbone_direction, backbone_distance
 from structok.protein.model import PRESETS, GCPVQVAEModel
+from train.protein.fit import compile_parts
 
 MODELS = ("mini", "lite")
 T = TypeVar("T")
@@ -33,12 +33,25 @@ def batch(chains: int, length: int, device: str) -> tuple[torch.Tensor, torch.Te
     return coords, torch.ones(chains, length, dtype=torch.bool, device=device), torch.zeros_like(codes).to(device)
 
 
-def step_times(name: str, chains: int, length: int, half: bool, repeats: int, device: str) -> dict[str, Any]:
+def step_times(
+    name: str,
+    chains: int,
+    length: int,
+    half: bool,
+    repeats: int,
+    device: str,
+    threads: int = 0,
+    compiled: bool = False,
+) -> dict[str, Any]:
     """Seconds of each part of a training step, best of several; memory at its peak; operations of the whole step."""
+    if threads:
+        torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = GCPVQVAEModel(PRESETS[name]).to(device).train()
     model.quantizer.initialised.fill_(True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    if compiled:
+        compile_parts(model)
     coords, mask, types = batch(chains, length, device)
     parts: dict[str, float] = {}
 
@@ -92,9 +105,7 @@ def product_limit(device: str, half: bool) -> float:
 
 
 def main(
-    only: Annotated[str, typer.Option(help="One model, as JSON on stdout, in this process.")] = "",
-    half: Annotated[bool, typer.Option(help="bf16 autocast.")] = False,
-    chains: Annotated[int, typer.Option(help="Chains in the batch.")] = 8,
+    chains: Annotated[int, typer.Option(help="Chains in the batch; a quarter as many for lite.")] = 8,
     length: Annotated[int, typer.Option(help="Residues of each.")] = 256,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = torch.get_num_threads(),
     repeats: Annotated[int, typer.Option(help="Steps measured; the fastest counts.")] = 3,
@@ -102,17 +113,11 @@ def main(
 ) -> None:
     """Measure each model in a process of its own, so that peak memory is the model's."""
     torch.set_num_threads(threads)
-    if only:
-        print(json.dumps(step_times(only, chains, length, half, repeats, device)))
-        return
     rows = []
     for name in MODELS:
-        for precision in ("--no-half", "--half"):
-            sizes = {"chains": max(1, chains // 4) if name == "lite" else chains, "length": length}
-            options = {"only": name, **sizes, "threads": threads, "repeats": repeats, "device": device}
-            arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-            command = [sys.executable, "-m", "eval.speed.training", precision, *arguments]
-            rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        for half in (False, True):
+            count = max(1, chains // 4) if name == "lite" else chains
+            rows.append(apart(step_times, name, count, length, half, repeats, device, threads))
             print(rows[-1], file=sys.stderr)
     limits = {kind: product_limit(device, kind == "bf16") for kind in ("fp32", "bf16")}
     record = {"machine": machine(device), "GFLOP/s of a 2048³ product": limits, "steps": rows}

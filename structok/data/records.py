@@ -175,7 +175,8 @@ def _molecules(unit: Unit, options: BuildOptions) -> Iterator[Row | str]:
     if mol.GetNumAtoms() > options.max_length:
         yield f"more than {options.max_length} atoms"
         return
-    conformer = prepare(mol, unit.source, max_length=options.max_length)
+    mol.SetProp("_Name", unit.source)  # who is refused
+    conformer = prepare(mol, options.max_length)
     if len(conformer) < options.min_length:
         yield f"fewer than {options.min_length} atoms"
         return

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from structok.data.columns import STRUCTURE, WIDTHS, pyarrow
+from structok.data.columns import STRUCTURE, WIDTHS
 from structok.data.records import MISSING, SCALE
 from structok.errors import InputError
+from structok.files import open_parquet, open_whole, pyarrow
 
 if TYPE_CHECKING:
     from pyarrow import Schema, Table
@@ -41,11 +41,10 @@ ROW_GROUP = 256  # rows that are written and read at once
 SPLITS = ("train", "validation")
 
 
-def write_table(table: Table, path: Path, work: Path) -> None:
-    """Write a parquet file that appears whole; unfinished files stay in the folder `work`."""
-    temporary = work / f"{path.name}.{os.getpid()}"
-    pyarrow().parquet.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
-    os.replace(temporary, path)
+def write_table(table: Table, path: Path) -> None:
+    """Write a parquet file that appears whole."""
+    with open_whole(path) as file:
+        pyarrow().parquet.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP)
 
 
 class ShardWriter:
@@ -132,7 +131,7 @@ def columns_of(path: Path) -> list[str]:
     InputError
         If it cannot be read.
     """
-    with _opened(path) as file:
+    with open_parquet(path) as file:
         return list(file.schema_arrow.names)
 
 
@@ -144,24 +143,12 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, groups: Sequence
     InputError
         If it cannot be read, or lacks a column.
     """
-    with _opened(path) as file:
+    with open_parquet(path) as file:
         lacking = set(columns or ()) - set(file.schema_arrow.names)
         if lacking:
             raise InputError(f"{path}: no column {', '.join(sorted(lacking))}; not made by structok data build?")
         for group in range(file.num_row_groups) if groups is None else groups:
             yield file.read_row_group(group, columns=columns)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    pa = pyarrow()
-    try:
-        with pa.parquet.ParquetFile(path) as file:
-            yield file
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0][:80]})") from None
 
 
 def modality_of(path: Path) -> str:
@@ -172,7 +159,7 @@ def modality_of(path: Path) -> str:
     InputError
         If it cannot be read.
     """
-    with _opened(path) as file:
+    with open_parquet(path) as file:
         return _modality(file.schema_arrow)
 
 

@@ -29,13 +29,18 @@ def wrap_streams(words: Words, tokens: Tokens, anchors: AnchorText | None, unkno
     how: AnchorText = anchors or ("inline" if "anchors" in words.groups else "none")
     stretches = {m[1]: m[2] for m in _STRETCH.finditer(tokens.to_text(anchors=how))}
     kinds = [kind for n, kind in enumerate(stretches) if n == 0 or kind in words.forms]
-    literals = {k: _split(words, k, stretches[k]) for k in kinds}
+    literals = {k: _split(words, k, stretches[k], tokens.id) for k in kinds}
     return "".join(_checked(words, kind, literals[kind], unknown, tokens.id) for kind in kinds)
 
 
-def _split(words: Words, kind: str, body: str) -> list[str]:
+def _split(words: Words, kind: str, body: str, where: str) -> list[str]:
     form = words.forms.get(kind)
-    return [m[0] for m in form.any.finditer(body)] if form and form.any else []
+    if not form or not form.any:
+        return []
+    literals = [m[0] for m in form.any.finditer(body)]
+    if len("".join(literals)) < len(body):  # a number of more digits than any vocabulary has
+        raise TokensError(f"{where or 'text'}: {form.any.sub('', body)[:60]} means nothing in the vocabulary")
+    return literals
 
 
 def _checked(words: Words, kind: str, literals: list[str], unknown: Unknown, where: str) -> str:

@@ -25,8 +25,9 @@ def _length(sizes: Sequence[int]) -> int:
 def pad(rows: Sequence[np.ndarray], kind: torch.dtype, device: str = "cpu") -> Tensor:
     """Stack arrays of shape (n_i, ...) to (b, n, ...), zeros behind."""
     out = torch.zeros(len(rows), _length([len(r) for r in rows]), *rows[0].shape[1:], dtype=kind)
+    held = out.numpy()  # many short rows: numpy copies them faster
     for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.as_tensor(row)
+        held[i, : len(row)] = row
     return out.to(device)
 
 

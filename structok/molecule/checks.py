@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from structok.errors import InputError
-from structok.molecule.graph import bonds_of
-from structok.read.molecules import is_drawing
+from structok.read.molecules import bond_lengths, is_drawing
 
 if TYPE_CHECKING:
     from rdkit.Chem import Atom, Mol
@@ -23,7 +22,9 @@ _UNCOMMON = "[!#1!#5!#6!#7!#8!#9!#14!#15!#16!#17!#34!#35!#53]"
 _SHORT = 500  # atoms
 _ODD = ("[#0]", "*~;!-;!=;!#;!:*")  # dummy atoms, and bonds that SELFIES does not know
 _COINCIDENT = 0.05  # Å; no two nuclei of a molecule are this close
-_TORN = 6.0  # Å; no bond is as long
+_USUAL = (0.75, 1.35)  # the median bond of a molecule, as part of the sum of radii; 0.95 to 1.05 in four data sets
+_BROKEN = (0.25, 2.5)  # any bond; 0.78 to 1.33 in these, but noise of some tenths of Å breaks no molecule
+_UNPLACED = 1.5  # a bond of an atom at the very origin, where programs put what they have no place for
 
 
 def checked_coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
@@ -41,17 +42,23 @@ def checked_coordinates(mol: Mol, name: str) -> Float[np.ndarray, "n 3"]:
     if not np.isfinite(coords).all():
         atom = int(np.argmin(np.isfinite(coords).all(1)))
         raise InputError(f"{name}: atom {atom} has no finite coordinates")
-    if len(coords) > 3 and is_drawing(mol):
-        raise InputError(f"{name}: a flat (2D) drawing; embed it in 3D first (rdkit.Chem.AllChem.EmbedMolecule)")
     if len(coords) > 1:
         i, j = _closest(coords)
         if np.linalg.norm(coords[i] - coords[j]) < _COINCIDENT:
             raise InputError(f"{name}: atoms {i} and {j} lie on the same spot; the conformer is broken")
-    bonds = bonds_of(mol)
-    lengths = np.sqrt(np.square(coords[bonds[:, 0]] - coords[bonds[:, 1]]).sum(1))
-    if (lengths > _TORN).any():
-        i, j = bonds[lengths.argmax()]
-        far = f"atoms {i} and {j} are bonded and {lengths.max():.0f} Å apart"
+    if len(coords) > 3 and is_drawing(mol):
+        raise InputError(f"{name}: a flat (2D) drawing; embed it in 3D first (rdkit.Chem.AllChem.EmbedMolecule)")
+    bonds, lengths, ratio = bond_lengths(mol)
+    if not len(bonds) or (ratio.min() > _USUAL[0] and ratio.max() < _USUAL[1]):
+        return coords
+    if not _USUAL[0] < np.median(ratio) < _USUAL[1]:
+        raise InputError(f"{name}: bonds have {np.median(ratio):.2f} of their usual lengths; give coordinates in Å")
+    most = np.where(coords[bonds].any(2).all(1), _BROKEN[1], _UNPLACED)
+    broken = (ratio < _BROKEN[0]) | (ratio > most)
+    if broken.any():
+        worst = (broken * np.abs(np.log(ratio))).argmax()
+        i, j = bonds[worst]
+        far = f"atoms {i} and {j} are bonded and {lengths[worst]:.2f} Å apart"
         raise InputError(f"{name}: {far}; the conformer is broken")
     return coords
 
@@ -135,14 +142,13 @@ def difference(mol: Mol, order: list[int], back: Mol) -> str:
 
     if back.GetNumAtoms() != len(order):
         return f"{len(order)} atoms became {back.GetNumAtoms()}"
-    for i, atom in enumerate(order):
-        a, b = mol.GetAtomWithIdx(atom), back.GetAtomWithIdx(i)
-        if a.GetAtomicNum() != b.GetAtomicNum():
-            return f"atom {atom} became {b.GetSymbol()}"
-        if a.GetFormalCharge() != b.GetFormalCharge():
-            return f"the charge of atom {atom} became {b.GetFormalCharge()}"
-        if a.GetNumRadicalElectrons() != b.GetNumRadicalElectrons():
-            return f"atom {atom} became a radical of {b.GetNumRadicalElectrons()} electrons"
+    kind = Chem.Atom
+    said = {"element": kind.GetSymbol, "charge": kind.GetFormalCharge, "radical": kind.GetNumRadicalElectrons}
+    for what, of in said.items():
+        for i, atom in enumerate(order):
+            a, b = of(mol.GetAtomWithIdx(atom)), of(back.GetAtomWithIdx(i))
+            if a != b:
+                return f"{what} {a} of atom {atom} became {b}"
     before, after = (Chem.GetAdjacencyMatrix(m, useBO=True) for m in (mol, back))
     changed = np.argwhere(before[np.ix_(order, order)] != after)
     if len(changed):

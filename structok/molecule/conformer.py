@@ -23,6 +23,7 @@ __all__ = [
     "molecule_of",
     "prepare",
     "prepare_many",
+    "title",
 ]
 
 
@@ -99,13 +100,12 @@ def _line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conformer:
+def prepare(mol: Mol, max_length: int = 1000) -> Conformer:
     """Check a molecule and bring it to token order.
 
     Parameters
     ----------
-    mol : Mol with explicit hydrogens and one 3D conformer (the first is taken)
-    id : name for messages and tokens; default: the molecule's `_Name`
+    mol : Mol with explicit hydrogens and one 3D conformer (the first is taken); `_Name` is its name
     max_length : atoms at most
 
     Raises
@@ -115,14 +115,12 @@ def prepare(mol: Mol, id: str | None = None, max_length: int = 1000) -> Conforme
         dummy atoms, bonds or valences that SELFIES does not know, a SELFIES that does not give the molecule
         back, or too many atoms.
     """
-    return prepare_many([mol], [id], max_length)[0]
+    return prepare_many([mol], max_length)[0]
 
 
-def prepare_many(
-    mols: Sequence[Mol], ids: Sequence[str | None] | None = None, max_length: int = 1000
-) -> list[Conformer]:
+def prepare_many(mols: Sequence[Mol], max_length: int = 1000) -> list[Conformer]:
     """As `prepare`, each step for all molecules before the next: their code stays in the processor's caches."""
-    named = [(mol, id or _title(mol)) for mol, id in zip(mols, ids or [None] * len(mols))]
+    named = [(mol, title(mol)) for mol in mols]
     for mol, name in named:
         n = mol.GetNumAtoms()
         if not n:
@@ -142,7 +140,8 @@ def prepare_many(
     ]
 
 
-def _title(mol: Mol) -> str:
+def title(mol: Mol) -> str:
+    """Name of a molecule in messages and tokens."""
     return (mol.GetProp("_Name").strip() if mol.HasProp("_Name") else "") or "molecule"
 
 
@@ -217,5 +216,4 @@ def minimise(mol: Mol, steps: int = 500) -> None:
     elif fields.UFFHasAllMoleculeParams(mol):
         fields.UFFOptimizeMolecule(mol, maxIters=steps)
     else:
-        name = mol.GetProp("_Name") if mol.HasProp("_Name") else "molecule"
-        raise InputError(f"{name}: no MMFF94 or UFF parameters for its atoms; decode it without relax")
+        raise InputError(f"{title(mol)}: no MMFF94 or UFF parameters for its atoms; decode it without relax")

@@ -92,7 +92,7 @@ class TablePlacement:
     ----------
     model : its encoder and codebook give the open-loop codes
     table : `model.table()`
-    refs, level : as of `reference_atoms` and `levels`, padded; only `rebuild` needs levels
+    refs : as of `reference_atoms`, padded
     bond_weight : weight of the squared bond-length error in the closed loop
     """
 
@@ -104,10 +104,9 @@ class TablePlacement:
         model: MolStrucTokModel,
         table: Float[Tensor, "k 4"],
         refs: Int[Tensor, "b n 3"],
-        level: Int[Tensor, "b n"] | None,
         bond_weight: float = 0.0,
     ):
-        self.model, self.refs, self.level, self.bond_weight = model, refs, level, bond_weight
+        self.model, self.refs, self.bond_weight = model, refs, bond_weight
         first = model.latent(refs.new_tensor([FIRST_ATOM], dtype=torch.float64))
         self.first_code = int(nearest_code(first, model.codebook)[1])
         self.descriptors = table.double()
@@ -146,8 +145,7 @@ class TablePlacement:
         return codes
 
     def rebuild(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n 3"]:
-        assert self.level is not None, "a placement made for encoding only"
-        return rebuild(self.descriptors[codes.clamp(min=0)], self.refs, self.level)
+        return rebuild(self.descriptors[codes.clamp(min=0)], self.refs)
 
 
 class TopoPlacement:

@@ -7,28 +7,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from structok.batching import in_threads
 from structok.codebook.cpu import compiled
 from structok.molecule.frames_cpu import frame
-from structok.molecule.search_cpu import Atoms
+from structok.molecule.search_cpu import Atoms, in_parts
 from structok.molecule.topo_cpu import ROWS, TILE, Network, code_position, hidden_rows
 
 __all__ = ["rebuild"]
 
-_GROUP, _PART = 32, 64  # molecules rebuilt together, and those that a thread takes at once
+_GROUP = 32  # molecules rebuilt together
 
 
 def rebuild(atoms: Atoms, codes: Int[Tensor, "b n"], network: Network) -> Float[Tensor, "b n 3"]:
     """Coordinates (Å) that the codes decode to, atom 0 at the origin; zero in padding. Targets are not looked at."""
     coords = torch.zeros(*codes.shape, 3, dtype=torch.float64)
-    *arrays, virtual = (x.contiguous().numpy() for x in atoms)
     given, out = codes.contiguous().numpy(), coords.numpy()
-
-    def work(start: int) -> None:
-        rows = slice(start, start + _PART)
-        _rebuild(Atoms._make((*(x[rows] for x in arrays), virtual)), given[rows], network, out[rows])
-
-    in_threads(work, range(0, len(codes), _PART), several=True)
+    in_parts(atoms, lambda some, rows: _rebuild(some, given[rows], network, out[rows]))
     return coords
 
 

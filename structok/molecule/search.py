@@ -15,7 +15,7 @@ from structok.codebook.search import beam_search
 from structok.molecule.placement import Coords, Placement, is_compiled, position
 from structok.molecule.topo import code_cost
 
-__all__ = ["PRIOR", "Growth", "closed_loop"]
+__all__ = ["PRIOR", "Growth", "closed_loop", "in_torch"]
 
 PRIOR = 1e-6  # Å²; keeps the superposition at the starting pose where the atoms placed so far leave it free
 _SPARE = 8  # codes beyond the beam that are measured again: scores are rounded
@@ -99,8 +99,17 @@ def closed_loop(
     """
     if is_compiled(target):
         codes = placement.search_cpu(target, mask.sum(1), beam)
-    else:
-        growth = Growth(placement, target, beam)
-        codes, _ = beam_search(growth, growth.start(target.shape[1]), mask, beam=beam, start=1)
+        codes[:, 0] = placement.first_code
+        return codes
+    return in_torch(placement, target, mask, beam)[0]
+
+
+@torch.no_grad()
+def in_torch(
+    placement: Placement, target: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"], beam: int
+) -> tuple[Int[Tensor, "b n"], Float[Tensor, " b"]]:
+    """`closed_loop` for other devices than a CPU: codes, and what they cost."""
+    growth = Growth(placement, target, beam)
+    codes, cost = beam_search(growth, growth.start(target.shape[1]), mask, beam=beam, start=1)
     codes[:, 0] = placement.first_code
-    return codes
+    return codes, cost

@@ -1,13 +1,14 @@
 """The beam search of `search`, compiled for the CPU: a few molecules at a time, hypothesis by hypothesis in float64.
 
-All codes are measured for all hypotheses where one table serves all atoms. Where `TopoDecoder` draws a table for each
-atom and hypothesis, only that of the best hypothesis is made: hypotheses see almost the same geometry, and a code moves
-by at most `Network.reach` times the change of the hidden vector. A code of another hypothesis is made by itself, where
-that bound does not rule it out. The result is that of measuring all codes.
+Codes are measured for the best hypothesis; others have goals close to its own, so that most codes are out of reach for
+them too. Where `TopoDecoder` draws a table for each atom and hypothesis, only that of the best is made: hypotheses see
+almost the same geometry, and a code moves by at most `Network.reach` times the change of the hidden vector. A code of
+another hypothesis is made by itself, where that bound does not rule it out. The result is that of measuring all codes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,13 @@ from torch.nn.functional import pad
 
 from structok.batching import in_threads
 from structok.codebook.cpu import compiled
-from structok.molecule.frames_cpu import frame, superposed
-from structok.molecule.select_cpu import select
-from structok.molecule.topo_cpu import ROWS, TILE, Network, code_position, dense, hidden_rows, positions, spread_of
+from structok.molecule.frames_cpu import ROOM, frame, superposed
+from structok.molecule.select_cpu import select, select_room
+from structok.molecule.topo_cpu import ROWS, TILE, Network, dense, hidden_rows, positions, spread_of
 
-__all__ = ["Atoms", "Tables", "search"]
+__all__ = ["Atoms", "Tables", "in_parts", "search"]
 
-_GROUP = 8  # molecules searched together, so that a weight that has been read serves several
+_GROUP = 16  # molecules searched together, so that a weight that has been read serves several
 _PART = 64  # molecules that a thread takes at once
 _FAR = 1e150  # Å, codes that fill the last tile
 
@@ -81,48 +82,56 @@ def search(
     if isinstance(tables, Network):
         held, network, n_codes = Tables.of(torch.empty(3, 0, 3)), tables, len(tables.code_bias)
     else:
-        held, network, n_codes = Tables.of(tables), Network.none(), tables.shape[1]
+        held, network, n_codes = Tables.of(tables), Network.none(tables.shape[1]), tables.shape[1]
     codes = torch.full(atoms.length.shape, -1)
-    *arrays, virtual = (x.contiguous().numpy() for x in atoms)
-    found = codes.numpy()
-
-    def work(start: int) -> None:
-        rows = slice(start, start + _PART)
-        some = Atoms._make((*(x[rows] for x in arrays), virtual))
-        _search(some, held, network, n_codes, float(bond_weight), beam, found[rows])
-
-    in_threads(work, range(0, len(codes), _PART), several=True)
+    found, weight = codes.numpy(), float(bond_weight)
+    in_parts(atoms, lambda some, rows: _search(some, held, network, n_codes, weight, beam, found[rows]))
     return codes
+
+
+def in_parts(atoms: Atoms, work: Callable[[Atoms, slice], None]) -> None:
+    """Let torch's number of threads share a batch: `work` takes some molecules, as arrays, and their rows."""
+    *arrays, virtual = (x.contiguous().numpy() for x in atoms)
+
+    def part(start: int) -> None:
+        rows = slice(start, start + _PART)
+        work(Atoms._make((*(x[rows] for x in arrays), virtual)), rows)
+
+    in_threads(part, range(0, len(arrays[0]), _PART), several=True)
 
 
 @compiled()
 def _goals(atoms, row, step, alive, true_total, state, axes, goal, room):
     """Frame of an atom in each hypothesis, and where in it the atom should be."""
     coords, total, product, basis, _ = state
-    a, moved = room
+    moved, matrices = room
     f, c1, c2 = atoms.refs[row, step]
     target = atoms.target[row, step]
+    posed = atoms.static.shape[2] == 0 and step < 3  # the pose is that of the first three atoms
+    if posed:
+        f = 0
+    if step > 2:
+        superposed(target, true_total, total, product, step, alive, basis, matrices, moved)
+    else:
+        moved[:] = target
     for h in range(alive):
         x, turn = coords[h], axes[h]
-        if atoms.static.shape[2] == 0 and step < 3:  # the pose is that of the first three atoms
+        if posed:
             turn[:] = 0.0
             turn[0, 0] = turn[1, 1] = turn[2, 2] = 1.0
-            f = 0
         else:
             frame(x[f], x[c1], x[c2], turn)
-        moved[:] = target
-        if step > 2:
-            superposed(target, true_total, total[h], product[h], step, basis[h], a, moved)
         for i in range(3):
             goal[h, i] = 0.0
             for j in range(3):
-                goal[h, i] += turn[i, j] * (moved[j] - x[f, j])
+                goal[h, i] += turn[i, j] * (moved[h, j] - x[f, j])
     return f
 
 
 @compiled()
-def _advance(target, f, at, alive, parent, place, axes, best, old, new):
-    """Hypotheses after their extension: `place` is where the chosen code puts the atom in its parent's frame."""
+def _advance(target, f, at, alive, extensions, axes, old, new):
+    """Hypotheses after their extension, as `select` gives it."""
+    parent, _, best, place = extensions
     for h in range(alive):
         p = parent[h]
         coords, total, product, basis, cost = new[0][h], new[1][h], new[2][h], new[3][h], new[4]
@@ -144,7 +153,7 @@ def _search(atoms, tables, network, n_codes, bond_weight, beam, out):
     shape = (2, _GROUP, beam)
     coords, total = np.zeros((*shape, ahead + n, 3)), np.zeros((*shape, 3))
     product, basis, cost = np.zeros((*shape, 3, 3)), np.zeros((*shape, 3, 3)), np.zeros(shape)
-    axes, goal, spread = np.empty((_GROUP, beam, 3, 3)), np.empty((_GROUP, beam, 3)), np.empty(beam)
+    axes, goal, spread = np.empty((_GROUP, beam, 3, 3)), np.empty((_GROUP, beam, 3)), np.empty((beam, 2))
     true_total, focal, alive = np.empty((_GROUP, 3)), np.empty(_GROUP, np.int64), np.empty(_GROUP, np.int64)
     rows, width = 0 if plain else _GROUP * beam + ROWS, len(network.mix.bias) * TILE
     inputs = np.zeros((rows, network.geometry.weight.shape[1]), np.float32)
@@ -156,10 +165,9 @@ def _search(atoms, tables, network, n_codes, bond_weight, beam, out):
     drawn, reach = np.empty((len(made[0]) // 3, 3, TILE)), np.empty((len(made[0]) // 3, TILE))
     parent, code = np.empty((_GROUP, n, beam), np.int64), np.empty((_GROUP, n, beam), np.int64)
     best, place = np.empty(beam), np.empty((beam, 3))
-    turned, all_codes = (np.empty((3, 3)), np.empty(3)), beam * (n_codes + 1)
-    rival, rival_code, least = np.empty(all_codes, np.int64), np.empty(all_codes, np.int64), np.empty(all_codes)
-    room_of_select = np.empty(TILE), np.empty(TILE + 1, np.int64), np.empty(3), rival, rival_code, least, np.empty(beam)
-    settings = n_codes, bond_weight, beam
+    matrices = np.empty((beam, 3)), np.empty(ROOM)
+    farthest, room_of_select = network.reach.max(), select_room(n_codes, beam)
+    settings = bond_weight, beam, farthest
     for first in range(0, len(out), _GROUP):
         group = min(_GROUP, len(out) - first)
         for m in range(group):
@@ -175,7 +183,9 @@ def _search(atoms, tables, network, n_codes, bond_weight, beam, out):
                 if step < atoms.size[first + m]:
                     true_total[m] += atoms.target[first + m, step - 1]
                     state = coords[now, m], total[now, m], product[now, m], basis[now, m], cost[now, m]
-                    focal[m] = _goals(atoms, first + m, step, alive[m], true_total[m], state, axes[m], goal[m], turned)
+                    focal[m] = _goals(
+                        atoms, first + m, step, alive[m], true_total[m], state, axes[m], goal[m], matrices
+                    )
             if not plain:
                 room = inputs, pre, hidden, sums, owner
                 hidden_rows(atoms, first, group, step, alive, coords[now], axes, focal, network, room, which)
@@ -194,9 +204,9 @@ def _search(atoms, tables, network, n_codes, bond_weight, beam, out):
                     table, lengths = drawn, reach
                     for h in range(alive[m]):
                         if which[m, h] != which[m, 0]:
-                            spread[h] = spread_of(vectors[which[m, h]], base[m], network.reach, bond_weight)
+                            spread_of(vectors[which[m, h]], base[m], farthest, bond_weight, spread[h])
                 true_length = atoms.length[first + m, step]
-                kept, old = alive[m], cost[now, m]
+                kept, old, new = alive[m], cost[now, m], (parent[m, step], code[m, step], best, place)
                 alive[m] = select(
                     goal[m],
                     kept,
@@ -210,20 +220,12 @@ def _search(atoms, tables, network, n_codes, bond_weight, beam, out):
                     network,
                     settings,
                     room_of_select,
-                    parent[m, step],
-                    code[m, step],
-                    best,
+                    new,
                 )
-                for h in range(alive[m]):
-                    p, k = parent[m, step, h], code[m, step, h]
-                    if spread[p] > 0:
-                        code_position(network, k, vectors[which[m, p]], place[h])
-                    else:
-                        place[h] = table[k // TILE, :, k % TILE]
                 before = coords[now, m], total[now, m], product[now, m], basis[now, m], cost[now, m]
                 after = coords[then, m], total[then, m], product[then, m], basis[then, m], cost[then, m]
                 target, at = atoms.target[first + m, step], ahead + step
-                _advance(target, focal[m], at, alive[m], parent[m, step], place, axes[m], best, before, after)
+                _advance(target, focal[m], at, alive[m], new, axes[m], before, after)
         for m in range(group):
             at = 0
             for step in range(atoms.size[first + m] - 1, 0, -1):

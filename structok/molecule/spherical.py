@@ -140,14 +140,13 @@ def spherical_to_local(g: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3"]:
     return d[..., None] * torch.stack([theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos()], dim=-1)
 
 
-def rebuild(g: Float[Tensor, "b n 4"], refs: Int[Tensor, "b n 3"], level: Int[Tensor, "b n"]) -> Float[Tensor, "b n 3"]:
+def rebuild(g: Float[Tensor, "b n 4"], refs: Int[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
     """Coordinates (float64, Å) from descriptors, level by level: the exact inverse of `describe`.
 
     Parameters
     ----------
     g : descriptors d, theta, |phi|, sign
-    refs : references, as of `reference_atoms`; padded rows may hold any valid index
-    level : depth of each atom, as of `levels`; 0 for the first three atoms and for padding
+    refs : references, as of `reference_atoms`, zero in padding
     """
     g = g.double()
     n = g.shape[1]
@@ -160,6 +159,7 @@ def rebuild(g: Float[Tensor, "b n 4"], refs: Int[Tensor, "b n 3"], level: Int[Te
         coords[:, 2, 1] = g[:, 2, 0] * g[:, 2, 2].sin()
     coords = coords.reshape(-1, 3)
     offset = torch.arange(g.shape[0], device=g.device)[:, None, None] * n
+    level = torch.from_numpy(np.stack([levels(r) for r in refs.cpu().numpy()])).to(g.device) * refs.any(-1)
     flat_refs, flat_level, flat_local = (refs + offset).reshape(-1, 3), level.reshape(-1), local.reshape(-1, 3)
     order = flat_level.argsort(stable=True)
     counts = torch.bincount(flat_level).tolist()

@@ -17,12 +17,12 @@ from structok.batching import in_batches
 from structok.checkpoint import check_tensors, make_config
 from structok.errors import InputError, StructokError, TokensError
 from structok.molecule.batch import atom_mask, pad, topo_batch
-from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare_many
-from structok.molecule.graph import bonds_of, graph_of
+from structok.molecule.conformer import Conformer, add_conformer, minimise, molecule_of, prepare_many, title
+from structok.molecule.graph import bonds_of, graphs_of
 from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
 from structok.molecule.placement import Placement, TablePlacement, TopoPlacement
 from structok.molecule.search import closed_loop
-from structok.molecule.spherical import levels, orient, reference_atoms
+from structok.molecule.spherical import orient, reference_atoms
 from structok.molecule.topo import TopoDecoder
 from structok.molecule.topology import topology_of
 from structok.read.molecules import molecule_notes, read_molecules
@@ -53,6 +53,7 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
     """
 
     modality = "molecule"
+    formats = ("sdf",)
     kind = "molstructok"
     unit = "atoms"
     sizes = (256, 256)
@@ -116,7 +117,7 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
         """As `Tokenizer.encode`; what tokens do not hold (isotopes, atom maps) is told to the logger 'structok'."""
         mol = _molecule(x)
         for note in molecule_notes(mol):
-            logger.info("%s: %s", mol.GetProp("_Name") if mol.HasProp("_Name") else "molecule", note)
+            logger.info("%s: %s", title(mol), note)
         return super().encode(mol, search=search, **options)
 
     def assign(self, items: Sequence[Conformer], search: Search, batch_size: int) -> list[Int[np.ndarray, " n"]]:
@@ -130,21 +131,19 @@ class MolStrucTok(Tokenizer[Conformer, "Mol"]):
 
     def assign_batch(self, batch: list[Conformer], beam: int | None) -> Int[Tensor, "b n"]:
         """Codes of a batch of prepared molecules, padding behind; without a beam in open loop."""
-        placement = self.placement([c.mol for c in batch], decoding=False)
+        placement = self.placement([c.mol for c in batch])
         target = orient(pad([c.coords for c in batch], torch.float64, self.device))
         mask = atom_mask([len(c) for c in batch], self.device)
         return closed_loop(placement, target, mask, beam=beam) if beam else placement.open_loop(target, mask)
 
-    def placement(self, mols: list[Mol], *, decoding: bool = True) -> Placement:
+    def placement(self, mols: list[Mol]) -> Placement:
         """Where each code puts each atom of these molecules, atoms in token order."""
         if isinstance(self.model, TopoDecoder):
-            graphs = [graph_of(m) for m in mols]
+            graphs = graphs_of(mols)
             batch = topo_batch(graphs, [topology_of(g) for g in graphs], self.device)
             return TopoPlacement(self.model, batch, self.config.bond_weight, self._network)
         refs = [reference_atoms(bonds_of(m), m.GetNumAtoms()) for m in mols]
-        level = pad([levels(r) for r in refs], torch.long, self.device) if decoding else None
-        padded = pad(refs, torch.long, self.device)
-        return TablePlacement(self.model, self._table, padded, level, self.config.bond_weight)
+        return TablePlacement(self.model, self._table, pad(refs, torch.long, self.device), self.config.bond_weight)
 
     def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[Mol]:
         """RDKit Mols with one conformer, atoms in token order, stereochemistry perceived from the coordinates."""

@@ -17,11 +17,23 @@ from torch import Tensor, nn
 from structok.codebook.cpu import compiled
 from structok.molecule.topo import GRID, TopoDecoder
 
-__all__ = ["ROWS", "TILE", "Layer", "Network", "add_silu", "code_position", "dense", "positions"]
+__all__ = [
+    "ROWS",
+    "TILE",
+    "Layer",
+    "Network",
+    "add_silu",
+    "code_position",
+    "dense",
+    "hidden_rows",
+    "positions",
+    "spread_of",
+]
 
 TILE = 64  # outputs made together
 ROWS = 4  # rows made together: a weight that has been read serves all of them
 _STEPS = 4  # inputs taken together
+_FAR = 1e18  # Å, codes that fill the last tile
 
 
 class Layer(NamedTuple):
@@ -46,7 +58,7 @@ class Network(NamedTuple):
     geometry, mix : hidden layers
     table : positions: x of the codes of the first tile, y, z, then the next tile; the fixed codes have no weights
     code_weight, code_bias : the same layer code by code, for single codes; a fourth component is zero
-    reach : Å that a code moves at most where the hidden vector moves by one
+    reach : Å that each code moves at most where the hidden vector moves by one
     """
 
     geometry: Layer
@@ -54,7 +66,7 @@ class Network(NamedTuple):
     table: Layer
     code_weight: Float[Array, "k i 4"]
     code_bias: Float[Array, "k 4"]
-    reach: float
+    reach: Float[Array, " k"]
 
     @classmethod
     @torch.no_grad()
@@ -65,21 +77,23 @@ class Network(NamedTuple):
         bias = torch.cat([decoder.table_out.bias.unflatten(0, (-1, 3)), decoder.fixed])
         spare = -len(bias) % TILE
         tiled = nn.functional.pad(weight, (0, 0, 0, 0, 0, spare)).unflatten(0, (-1, TILE)).transpose(1, 2)
-        offsets = nn.functional.pad(bias, (0, 0, 0, spare)).unflatten(0, (-1, TILE)).transpose(1, 2)
+        offsets = nn.functional.pad(bias, (0, 0, 0, spare), value=_FAR).unflatten(0, (-1, TILE)).transpose(1, 2)
         return cls(
             Layer.of(decoder.geometry.weight, decoder.geometry.bias),
             Layer.of(decoder.mix.weight, decoder.mix.bias),
             Layer.of(tiled.reshape(-1, width), offsets.reshape(-1)),
             nn.functional.pad(weight.transpose(1, 2), (0, 1)).contiguous().numpy(),
             nn.functional.pad(bias, (0, 1)).numpy(),
-            float(torch.linalg.matrix_norm(weight.double(), 2).max()),
+            torch.linalg.matrix_norm(weight.double(), 2).numpy(),
         )
 
     @classmethod
-    def none(cls) -> Network:
+    def none(cls, n_codes: int) -> Network:
         """No layers: tables are given."""
         layer = Layer(np.empty((0, 0, TILE), np.float32), np.empty((0, TILE), np.float32))
-        return cls(layer, layer, layer, np.empty((0, 0, 4), np.float32), np.empty((0, 4), np.float32), 0.0)
+        return cls(
+            layer, layer, layer, np.empty((0, 0, 4), np.float32), np.empty((0, 4), np.float32), np.zeros(n_codes)
+        )
 
 
 @compiled(fastmath={"contract"})
@@ -106,7 +120,7 @@ def dense(x, rows, layer, sums, out):
                     out[r + i, t, j] = sums[i * TILE + j] + bias[t, j]
 
 
-@compiled(fastmath={"contract"})
+@compiled(fastmath={"contract"}, error_model="numpy")
 def add_silu(x, rows, out):
     """out += x sigmoid(x).
 
@@ -205,16 +219,18 @@ def hidden_rows(atoms, row, group, step, alive, coords, axes, focal, network, ro
     add_silu(pre, count, hidden)
 
 
-@compiled()
-def spread_of(z, base, reach, bond_weight):
+@compiled(fastmath={"contract", "reassoc", "nnan", "nsz"})
+def spread_of(z, base, reach, bond_weight, spread):
     """A bound on how far, as a square root of cost, codes drawn from z are off the table drawn from `base`.
 
-    The position and the length move at most alike; both tables are rounded, and the sums behind them as well.
+    It is spread[0] for each Å of a code's reach, and spread[1] for all: both tables are rounded, and the sums behind
+    them as well. The position and the length move at most alike.
     """
     square, own, other = 0.0, 0.0, 0.0
     for i in range(len(z)):
         square += np.float64(z[i] - base[i]) ** 2
         own += np.float64(z[i]) ** 2
         other += np.float64(base[i]) ** 2
-    rounding = 2.0 / GRID + reach * 2e-7 * len(z) * (np.sqrt(own) + np.sqrt(other))
-    return np.sqrt(1.0 + bond_weight) * (reach * np.sqrt(square) + rounding)
+    scale = np.sqrt(1.0 + bond_weight)
+    spread[0] = scale * np.sqrt(square)
+    spread[1] = scale * (2.0 / GRID + reach * 2e-7 * len(z) * (np.sqrt(own) + np.sqrt(other)))

@@ -201,7 +201,7 @@ class GCPNet(nn.Module):
         return self.read_out(*self.embed(graph))[0]
 
     def embed(
-        self, graph: Graph
+        self, graph: ResidueGraph
     ) -> tuple[Float[Tensor, "n scalars"], Float[Tensor, "n vectors 3"], Float[Tensor, "n 3 3"]]:
         """Scalars, vectors and frame of every node; vectors and frame turn with the structure."""
         row, nodes = graph.edge_index[0], len(graph.node_scalar)

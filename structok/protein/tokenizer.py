@@ -20,6 +20,7 @@ from structok.codebook.nearest import nearest_code
 from structok.errors import TokensError
 from structok.geometry import apply, invert
 from structok.polymer.anchors import RADII, AnchorPoints, Sketch, load_points
+from structok.polymer.repair import Repairs
 from structok.polymer.shaping import near_and_shaped
 from structok.protein.anchored import Anchors
 from structok.protein.features import residue_types
@@ -33,13 +34,15 @@ from structok.tokens import Stream, Tokens, declare
 __all__ = ["GCPVQVAE"]
 
 _OPTIONS = 8  # codes near a latent that `refine` tries
+_ODD = 0.2  # of the radius; anchors that the chain does not come nearer to are taken to be wrong
 
 
 class GCPVQVAE(BackboneTokenizer):
     """Tokenizer of protein backbones: one code per residue, chosen by GCPNet and a transformer.
 
     Missing residues have code -1 and come back as NaN. Where the decoder reads anchors (`config.anchors`), tokens carry
-    them and the chain is rebuilt in their frame; tokens without them are decoded from the codes alone. Superpose before
+    them and the chain is rebuilt in their frame; tokens without them are decoded from the codes alone. Anchors that the
+    chain stays far from are wrong: it is decoded again without them, and `back.repairs` says which. Superpose before
     comparing coordinates.
 
     Parameters
@@ -181,14 +184,26 @@ class GCPVQVAE(BackboneTokenizer):
 
     @torch.inference_mode()
     def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[Backbone]:
+        odd: dict[int, tuple[int, ...]] = {}
+
         def work(part: list[int]) -> Float[np.ndarray, "b l 3 3"]:
             some = [many[i] for i in part]
-            codes = pad_sequence([torch.from_numpy(t.codes).long() for t in some], True, -1)
+            codes = pad_sequence([torch.from_numpy(t.codes).long() for t in some], True, -1).to(self.device)
             anchors = self._anchors([self._told(t) for t in some]) if self.config.anchors else None
-            return self.model.decode(codes.to(self.device), anchors).cpu().numpy()
+            coords = self.model.decode(codes, anchors)
+            if anchors is not None and self.config.anchors:
+                off = (coords[:, :: self.config.anchors.spacing, 1] - anchors.positions).norm(dim=-1)
+                wrong = anchors.known & (off > _ODD * anchors.radius[:, None])
+                if wrong.any():
+                    coords = self.model.decode(codes, anchors._replace(known=anchors.known & ~wrong))
+                    odd.update((i, tuple(row.nonzero()[:, 0].tolist())) for i, row in zip(part, wrong))
+            return coords.cpu().numpy()
 
         rows = in_batches(work, [len(t) for t in many], batch_size)
-        return [backbone_of(tokens, coords) for tokens, coords in zip(many, rows)]
+        built = [backbone_of(tokens, coords) for tokens, coords in zip(many, rows)]
+        for i, found in odd.items():
+            built[i].repairs = Repairs(rejected=found)
+        return built
 
     def _told(self, tokens: Tokens) -> Sketch:
         """The anchors of a record, or as many that are unknown."""

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from structok.errors import InputError
 from structok.geometry import CA_STEP
 from structok.names import PEPTIDE_NUCLEIC, component_kind, nucleotide_atom
+from structok.read.arrays import Rows
 from structok.read.chains import Chain, Ends, find_chains
 from structok.read.gaps import with_gaps
 from structok.read.table import MISSING, Residue, Table, group_residues, mark_placeholders
 from structok.structure import CHAIN_IDS, Ligand, Note, Polymer, Structure, many
-
-if TYPE_CHECKING:
-    from biotite.structure import AtomArray
 
 __all__ = ["assemble"]
 
 Kind = Literal["protein", "nucleic"]
 
 _BONDS = {"protein": (("N", "C", "CA"), CA_STEP), "nucleic": (("P", "O3'", "C4'"), 6.0)}
-_ELEMENT_NAMES = "H C N O S P F D I B K V W U Y SE CL BR LI NA MG AL SI CA MN FE CO NI CU ZN AS RU RH PD AG CD PT AU HG"
-_ELEMENTS = frozenset(_ELEMENT_NAMES.split())
 
 
 def assemble(table: Table, name: str, label: str, *, only_backbone: bool) -> Structure:
@@ -69,7 +64,7 @@ def assemble(table: Table, name: str, label: str, *, only_backbone: bool) -> Str
         polymers = [p for p, is_free in zip(polymers, free) if not is_free]
     order = {id(r): i for i, r in enumerate(residues)}
     polymers.sort(key=lambda p: min(order[id(r)] for r in p[2].residues))
-    columns = _Columns(table)
+    columns = Rows(table)
     found = Structure(name, [], notes=table.notes, resolution=table.resolution, predicted=table.predicted)
     for (kind, before, chain), chain_id in zip(polymers, _unique_ids([c for _, c, _ in polymers], table)):
         polymer = _polymer(columns, chain, kind, chain_id, name, found.notes)
@@ -186,47 +181,7 @@ def _unique_ids(ids: list[str], table: Table) -> list[str]:
     return out
 
 
-class _Columns:
-    """Columns of a table as arrays, made once."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self.name, self.res_name = np.array(table.name), np.array(table.res_name)
-        self.hetero = np.array(table.hetero)
-        self.seen = np.isfinite(table.xyz).all(1)
-
-    def atoms(self, rows: np.ndarray, chain_id: str, numbers: Any, codes: Any, polymer: bool) -> AtomArray:
-        from biotite.structure import AtomArray
-
-        table = self.table
-        atoms = AtomArray(len(rows))
-        atoms.coord = table.xyz[rows]
-        atoms.set_annotation("chain_id", np.full(len(rows), chain_id, dtype=f"U{max(4, len(chain_id))}"))
-        atoms.set_annotation("res_id", np.asarray(numbers, dtype=int))
-        atoms.set_annotation("ins_code", np.asarray(codes, dtype="U1"))
-        atoms.set_annotation("res_name", self.res_name[rows])
-        atoms.set_annotation("atom_name", self.name[rows])
-        atoms.set_annotation("hetero", self.hetero[rows])
-        elements = [_element(table.element[i], table.name[i], polymer) for i in rows]
-        atoms.set_annotation("element", np.array(elements, dtype="U2"))
-        atoms.set_annotation("occupancy", table.occupancy[rows])
-        atoms.set_annotation("b_factor", table.b_factor[rows])
-        return atoms
-
-
-@lru_cache(4096)
-def _element(element: str, name: str, polymer: bool) -> str:
-    """Element as the file gives it, if it is one (PDBQT has types there), else by the atom's name."""
-    element = element.upper()
-    bare = name.lstrip("0123456789'\"*").upper()
-    if element in _ELEMENTS and (not polymer or bare.startswith(element)):
-        return element
-    if not polymer and bare[:2] in _ELEMENTS and bare[:2] not in ("CA", "CD", "CO", "NA", "HG"):
-        return bare[:2]
-    return bare[:1]
-
-
-def _polymer(columns: _Columns, chain: Chain, kind: Kind, chain_id: str, name: str, notes: list[Note]) -> Polymer:
+def _polymer(columns: Rows, chain: Chain, kind: Kind, chain_id: str, name: str, notes: list[Note]) -> Polymer:
     table = columns.table
     slots_of, sequence, ids, said = with_gaps(chain, table.letters)
     notes += [Note(n.kind, n.count, f"chain {chain_id or '(blank)'}: {n.text}", chain_id) for n in said]
@@ -285,7 +240,7 @@ def _count_small(notes: list[Note], ligands: Counter[str], solvent: int) -> None
         notes.append(Note("waters and ions", solvent, f"{solvent} waters and ions left out", routine=True))
 
 
-def _add_small(columns: _Columns, rest: list[Residue], found: Structure) -> None:
+def _add_small(columns: Rows, rest: list[Residue], found: Structure) -> None:
     """Ligands one by one, waters and ions together."""
     solvent: list[Residue] = []
     for residue in rest:

@@ -9,19 +9,36 @@ from dataclasses import replace
 from enum import Enum
 from glob import glob
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from structok.data.columns import STRUCTURE, pyarrow
+from structok.data.columns import STRUCTURE
 from structok.data.shards import modality_of, read_rows, rows_of, structure_of
 from structok.errors import InputError, StructokError
+from structok.files import open_parquet
+from structok.read.formats import MOLECULES, STRUCTURES
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
-from structok.structure import Note, Structure
+from structok.structure import Note, Polymer, Structure
 
-__all__ = ["Distinct", "Item", "Reporter", "Wanted", "find_inputs", "read_inputs", "read_units", "singles", "weight"]
+if TYPE_CHECKING:
+    from structok.nucleic.chain import NucleicChain
+    from structok.protein.allatom import AtomChain
+
+__all__ = [
+    "Distinct",
+    "Item",
+    "Reporter",
+    "Wanted",
+    "find_inputs",
+    "read_inputs",
+    "read_units",
+    "singles",
+    "weight",
+    "with_atoms",
+]
 
 Item = tuple[str, str, Any]  # modality, source for messages, structure
 
@@ -93,13 +110,10 @@ def _rows_below(folder: str) -> list[Unit]:
 def _rows(path: str) -> Iterator[Unit]:
     source = printable(path)
     try:
-        with pyarrow().parquet.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             count, columns = file.metadata.num_rows, set(file.schema_arrow.names)
     except InputError as error:
-        yield Unit(source, "", error=str(error))
-        return
-    except (OSError, pyarrow().ArrowException) as error:
-        yield Unit(source, "", error=f"not a readable parquet file ({str(error).splitlines()[0][:80]})")
+        yield Unit(source, "", error=str(error).removeprefix(f"{path}: "))
         return
     if {"id", "coords"} <= columns:
         yield Unit(source, "rows", path, 0, count)
@@ -134,7 +148,7 @@ class Distinct:
     def rename(self, units: Iterable[Unit]) -> Iterator[Unit]:
         """The same units, some with a `title`."""
         for unit in units:
-            if unit.modality == "protein" and unit.kind not in ("", "rows", "row"):
+            if unit.kind in STRUCTURES:
                 name = stem = unit.name
                 self._count = self._count + 1 if stem == self._stem else 1
                 if self._count > 1 or name == self._name:
@@ -169,10 +183,10 @@ def read_units(
                 raise InputError(f"{unit.source}: {unit.error}")
             if unit.kind in ("rows", "row"):
                 yield from _read_rows(unit, log, chain, wanted)
-            elif unit.modality == "protein":
-                yield from _read_chains(unit, log, chain, wanted)
-            else:
+            elif unit.kind in MOLECULES:
                 yield _read_molecule(unit, log, add_hs)
+            else:
+                yield from _read_chains(unit, log, chain, wanted)
         except StructokError as error:
             log.error(error, unit.source)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -205,20 +219,25 @@ def _chains(
 
 def _with_atoms(structure: Structure, log: Reporter, source: str, chain: str | None, wanted: Wanted) -> Iterator[Item]:
     """Chains with their heavy atoms."""
-    from structok.nucleic.chain import NucleicChain
-    from structok.protein.allatom import AtomChain
-
     chosen = [p for p in structure.polymers if p.kind in wanted.kinds and chain in (None, p.chain_id)]
     if not chosen:
         which = "" if chain is None else f" {chain!r}"
         raise InputError(f"{source}: no {' or '.join(wanted.kinds)} chain{which}")
     for polymer in chosen:
-        found = AtomChain.of(polymer) if polymer.kind == "protein" else NucleicChain.of(polymer)
+        found = with_atoms(polymer)
         lost = int((polymer.atoms.element != "H").sum() - np.isfinite(found.atoms).all(-1).sum())
         if lost:
             text = f"chain {polymer.chain_id}: {lost} heavy atoms that the residue's parent lacks are left out"
             log.note(Note("atoms without a place", lost, text, polymer.chain_id, routine=lost == 1), source)
         yield polymer.kind, source, found
+
+
+def with_atoms(polymer: Polymer) -> AtomChain | NucleicChain:
+    """A chain with its heavy atoms."""
+    from structok.nucleic.chain import NucleicChain
+    from structok.protein.allatom import AtomChain
+
+    return AtomChain.of(polymer) if polymer.kind == "protein" else NucleicChain.of(polymer)
 
 
 def _read_molecule(unit: Unit, log: Reporter, add_hs: bool) -> Item:
@@ -239,7 +258,7 @@ def _named(mol: Any, name: str, source: str, log: Reporter) -> Item:
 
 def _read_rows(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> Iterator[Item]:
     """Rows `offset` to `offset + size` of a parquet file, row group by row group."""
-    with pyarrow().parquet.ParquetFile(unit.path) as file:
+    with open_parquet(unit.path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         known = _STRUCTURE if wanted is Wanted.backbones else [*_STRUCTURE, "side_atoms"]
         columns = [c for c in known if c in file.schema_arrow.names]
@@ -255,7 +274,7 @@ def _read_rows(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> 
         for number, (xyz, row) in enumerate(rows_of(table), first + skipped):
             source = unit.source if unit.kind == "row" else f"{unit.source}, row {number + 1}"
             try:
-                if modality == "molecule" or chain in (None, row.get("chain")):
+                if chain in (None, row.get("chain", chain)):  # molecules have none
                     yield modality, source, structure_of(xyz, row)
             except StructokError as error:
                 log.error(InputError(f"{source}: {error}"), source)

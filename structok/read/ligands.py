@@ -56,10 +56,9 @@ def ligand_molecule(ligand: Ligand, others: Sequence[Float[np.ndarray, "n 3"]] =
     InputError
         If the component is unknown, lacks atoms, or is bound covalently.
     """
-    from biotite.structure import BondType
+    from biotite.interface.rdkit import to_mol
     from biotite.structure.info import residue
     from rdkit import Chem
-    from rdkit.Geometry import Point3D
 
     where = f"ligand {ligand.name} {ligand.chain_id} {ligand.residue_id}"
     seen = _heavy(ligand)
@@ -82,23 +81,9 @@ def ligand_molecule(ligand: Ligand, others: Sequence[Float[np.ndarray, "n 3"]] =
         gap[np.isin(component.element[heavy], list(_METALS))] = np.inf  # coordination is no covalent bond
         if gap.size and gap.min() < _BOUND:
             raise InputError(f"{where}: bound covalently (an atom {gap.min():.1f} Å away); left out")
-    order = {
-        BondType.DOUBLE: Chem.BondType.DOUBLE, BondType.AROMATIC_DOUBLE: Chem.BondType.DOUBLE,
-        BondType.TRIPLE: Chem.BondType.TRIPLE,
-    }  # fmt: skip
-    mol, at = Chem.RWMol(), {int(i): k for k, i in enumerate(heavy)}
-    for i in heavy:
-        atom = Chem.Atom(str(component.element[i]).capitalize())
-        atom.SetFormalCharge(int(component.charge[i]))
-        atom.SetProp("_name", str(component.atom_name[i]))
-        mol.AddAtom(atom)
-    for a, b, kind in component.bonds.as_array().tolist():
-        if a in at and b in at:
-            mol.AddBond(at[a], at[b], order.get(BondType(kind), Chem.BondType.SINGLE))
-    conformer = Chem.Conformer(len(heavy))
-    for k, xyz in enumerate(own.tolist()):
-        conformer.SetAtomPosition(k, Point3D(*xyz))
-    mol.AddConformer(conformer)
+    component = component[heavy]
+    component.coord = own
+    mol = to_mol(component, kekulize=True, explicit_hydrogen=False)
     try:
         Chem.SanitizeMol(mol)
     except ValueError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from structok.errors import InputError, StructokError
 from structok.read.formats import BROKEN, MOLECULES, Titles, open_file, stem_of, suffix_kind
@@ -18,9 +19,18 @@ from structok.structure import Note, many
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-__all__ = ["is_drawing", "molecule_notes", "parse_record", "read_molecules", "record_title", "split_records"]
+__all__ = [
+    "bond_lengths",
+    "is_drawing",
+    "molecule_notes",
+    "parse_record",
+    "read_molecules",
+    "record_title",
+    "split_records",
+]
 
 _COUNTS = re.compile(r".{33,}V[23]000\s*$")
+_SHORTER = np.array([1, 1, 1, 0.93, 0.88, 0.88, 0.8, 0.8, 0.8])  # bonds, by twice their order
 _SHOWN = 60  # characters of a title in messages
 
 # atom types of GAFF and GAFF2 (Wang et al. 2004) -> SYBYL's, which RDKit reads
@@ -57,7 +67,7 @@ def _elements() -> frozenset[str]:
 
 
 def read_molecules(
-    source: str | os.PathLike[str] | IO[bytes], fmt: str | None = None, add_hs: bool = False
+    source: str | os.PathLike[str] | IO[bytes], add_hs: bool = False
 ) -> Iterator[tuple[str, Mol | StructokError]]:
     """Stream the molecules of a file as (id, sanitised Mol with its hydrogens).
 
@@ -67,7 +77,6 @@ def read_molecules(
     Parameters
     ----------
     source : path (`.sdf`, `.mol`, `.mol2`, compressed or not) or a binary file, such as stdin
-    fmt : 'sdf' (also MOL) or 'mol2'; default: by the path's suffix, or by what stdin begins with
     add_hs : add missing hydrogens, with coordinates
 
     Raises
@@ -76,10 +85,10 @@ def read_molecules(
         If the file does not exist or its kind is unknown.
     """
     if not isinstance(source, (str, os.PathLike)):
-        yield from _records(source, fmt or _sniff(source), "stdin", add_hs)
+        yield from _records(source, _sniff(source), "stdin", add_hs)
         return
     path = Path(source)
-    kind = fmt or suffix_kind(path)
+    kind = suffix_kind(path)
     if kind not in MOLECULES:
         raise InputError(f"{path}: unknown kind of molecule file; expected .sdf, .mol or .mol2 (also .gz, .bz2, .zst)")
     try:
@@ -182,12 +191,16 @@ def parse_record(record: str, fmt: str, where: str, add_hs: bool) -> Mol:
                 what = f"not a {fmt.upper()} record that RDKit can read"
                 raise InputError(f"{where}: {what}; check its atom and bond lines")
             Chem.SanitizeMol(mol)
+            if fmt == "mol2" and any(a.GetNumRadicalElectrons() for a in mol.GetAtoms()):
+                what = "hydrogens are missing, which MOL2 files must name"
+                raise InputError(f"{where}: {what}; add them with the program that wrote it, or give an SDF")
             if mol.GetNumConformers():
                 conformer = mol.GetConformer()
-                if not conformer.Is3D() and not is_drawing(mol):
-                    conformer.Set3D(True)
+                conformer.Set3D(not is_drawing(mol))
                 if conformer.Is3D():
                     Chem.AssignStereochemistryFrom3D(mol)
+                elif add_hs:
+                    raise InputError(f"{where}: a flat (2D) drawing; embed it in 3D first")
             return Chem.AddHs(mol, addCoords=True) if add_hs else mol
         except StructokError:
             raise
@@ -221,30 +234,53 @@ def _sybyl(record: str, where: str) -> str:
     return "\n".join(lines)
 
 
-def is_drawing(mol: Mol) -> bool:
-    """Whether a flat conformer is a 2D drawing: its bonds do not have the lengths of real ones.
+@cache
+def _radii() -> Float[np.ndarray, " z"]:
+    from rdkit.Chem import GetPeriodicTable
 
-    Lengths are compared with sums of covalent radii (RDKit's), shortened by the bond order: drawings give all bonds
-    one length, hydrogens' too.
+    return np.array([GetPeriodicTable().GetRcovalent(n) for n in range(119)])
+
+
+def bond_lengths(
+    mol: Mol,
+) -> tuple[Int[np.ndarray, "m 2"], Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Bonded pairs of atoms, lower index first, their distances (Å), and these as parts of what is usual.
+
+    Usual are sums of covalent radii (RDKit's), shortened by the bond order.
     """
     from rdkit import Chem
 
+    orders, coords = Chem.GetAdjacencyMatrix(mol, useBO=True), mol.GetConformer().GetPositions()
+    pairs = np.argwhere(orders)
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    i, j = pairs.T
+    radii = _radii()[[mol.GetAtomWithIdx(k).GetAtomicNum() for k in range(len(coords))]]
+    lengths = np.sqrt(np.square(coords[i] - coords[j]).sum(1))
+    usual = (radii[i] + radii[j]) * _SHORTER[(2 * orders[i, j]).astype(int)]
+    return pairs, lengths, lengths / usual
+
+
+def is_drawing(mol: Mol) -> bool:
+    """Whether a flat conformer is a 2D drawing, whatever its header says.
+
+    Drawings have carbons with three or four neighbours in one plane, hydrogens left out, or bonds of one length,
+    hydrogens' too; without its hydrogens a planar molecule counts as drawn unless it is said to be 3D.
+    """
+    from rdkit.Chem import HybridizationType
+
     conformer = mol.GetConformer()
-    if conformer.Is3D():
+    if conformer.GetPositions()[:, 2].any():
         return False
-    coords = np.asarray(conformer.GetPositions())
     if not mol.GetNumBonds():
-        return len(coords) > 1
-    if coords[:, 2].any():
-        return False
-    radius = Chem.GetPeriodicTable().GetRcovalent
-    shorter = {2.0: 0.88, 3.0: 0.8, 1.5: 0.93}
-    off = []
-    for bond in mol.GetBonds():
-        a, b = bond.GetBeginAtom(), bond.GetEndAtom()
-        expected = (radius(a.GetAtomicNum()) + radius(b.GetAtomicNum())) * shorter.get(bond.GetBondTypeAsDouble(), 1.0)
-        off.append(abs(np.linalg.norm(coords[a.GetIdx()] - coords[b.GetIdx()]) / expected - 1))
-    return bool(np.mean(off) > 0.1 or np.max(off) > 0.3)
+        return mol.GetNumAtoms() > 1
+    sp3 = HybridizationType.SP3
+    if any(a.GetAtomicNum() == 6 and a.GetHybridization() == sp3 and a.GetDegree() > 2 for a in mol.GetAtoms()):
+        return True
+    known = not mol.NeedsUpdatePropertyCache()
+    if known and not conformer.Is3D() and mol.GetNumAtoms(onlyExplicit=False) > mol.GetNumAtoms():
+        return True
+    off = np.abs(bond_lengths(mol)[2] - 1)
+    return bool(off.mean() > 0.1 or off.max() > 0.3)
 
 
 def molecule_notes(mol: Mol) -> list[Note]:

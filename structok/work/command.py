@@ -135,7 +135,7 @@ def decode(
     log, zoo = Log(strict, quiet), Zoo(model, device)
     label = "stdin" if tokens == "-" else tokens
     rebuilt = decode_items(read_tokens(tokens), zoo, log, label=label, batch_size=batch_size, relax=relax)
-    write_structures(rebuilt, out, format, oxygen=oxygen, force=force, log=log)
+    write_structures(rebuilt, out, format, tokenizer=zoo.get, oxygen=oxygen, force=force, log=log)
     log.finish()
 
 
@@ -245,11 +245,11 @@ def into_folder(
     """Tokenize into a folder of shards and say what came of it; exit status 1 if an input failed."""
     from structok.structure import many
     from structok.work.engines import usable_cores
-    from structok.work.folder import TokenFolder
+    from structok.work.folder import ShardFolder
     from structok.work.log import say, show_failures
     from structok.work.quantize import quantize_folder
 
-    folder = TokenFolder(out, settings.format)
+    folder = ShardFolder(out, settings.format)
     if folder.foreign():
         raise typer.BadParameter(f"{out} holds other files; give a new or an empty folder")
     if workers is None and engine == "local":

@@ -1,6 +1,6 @@
-"""The output folder: shards, what is kept about them, and the guard against mixing two runs.
+"""A folder that is filled shard by shard: what is kept about them, and the guard against mixing two runs.
 
-part-000000.parquet ...     tokens, one shard per task, in the order of the inputs
+part-000000.parquet ...     tokens (or rows of a data set to be), one shard per task, in the order of the inputs
 .structok/manifest.json     settings and inputs of the run
 .structok/done/000000.json  written after its shard: inputs, rows, bytes and failures
 .structok/failures.jsonl    all failures, in the order of the inputs
@@ -14,25 +14,28 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from structok.errors import InputError
 from structok.files import write_whole
+from structok.work.engines import Engine, finish
 from structok.work.lock import locked
 from structok.work.log import write_failures, write_remarks
-from structok.work.tasks import Outcome
+from structok.work.tasks import Chunk, Listing, Outcome, chunks
 
-__all__ = ["TokenFolder"]
+__all__ = ["ShardFolder"]
 
 _LEFTOVER = re.compile(r"\.(?:part-)?(\d+)\.")
 _SUFFIX = {"jsonl": "jsonl", "text": "txt", "csv": "csv", "parquet": "parquet"}
 
 
-class TokenFolder:
-    """A folder of token shards.
+class ShardFolder:
+    """A folder of shards.
 
     Parameters
     ----------
@@ -73,33 +76,41 @@ class TokenFolder:
         with locked(self.path, self._notes / f"{name}.lock"):
             yield
 
-    def claim(self, manifest: dict[str, Any], force: bool) -> None:
-        """Begin a run, or go on with one that was begun with the same manifest; `force` forgets another's.
+    def begun(self) -> dict[str, Any] | None:
+        """The manifest of the run that the folder holds."""
+        try:
+            return dict(json.loads(self._manifest.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}
+
+    def claim(self, manifest: dict[str, Any], force: bool, stale: Iterable[Path] = ()) -> None:
+        """Begin a run, or go on with one that was begun with the same manifest; `force` forgets what was done.
+
+        Files in `stale` are removed before a run is begun.
 
         Raises
         ------
         InputError
             If the folder holds a run with another manifest.
         """
-        try:
-            before = json.loads(self._manifest.read_bytes())
-        except FileNotFoundError:
-            before = None
-        except ValueError:
-            before = {}
-        if before is not None and (force or before != manifest):
+        before = self.begun()
+        if before is not None and before != manifest and not force:
             changed = [k for k in manifest if before.get(k) != manifest[k]]
-            if not force:
-                what = ", ".join(f"{k} {before.get(k)} then, {manifest[k]} now" for k in changed)
-                raise InputError(
-                    f"{self.path}: holds a run with other settings ({what}); choose another folder, or --force to "
-                    "start over"
-                )
-            for suffix in _SUFFIX.values():
-                for shard in self.path.glob(f"part-*.{suffix}"):
-                    shard.unlink()
+            what = ", ".join(f"{k} {before.get(k)} then, {manifest[k]} now" for k in changed)
+            raise InputError(
+                f"{self.path}: holds a run with other settings ({what}); take another folder, or --force to start over"
+            )
+        if force or before != manifest:
+            old = (
+                [s for suffix in _SUFFIX.values() for s in self.path.glob(f"part-*.{suffix}")]
+                if before is not None
+                else []
+            )
+            for path in (*old, *stale):
+                path.unlink(missing_ok=True)
             shutil.rmtree(self._notes / "done", ignore_errors=True)
-        if before != manifest:
             write_whole(self._manifest, json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
 
     def shard(self, number: int) -> Path:
@@ -118,12 +129,29 @@ class TokenFolder:
             return None
         return outcome if size == outcome.size else None
 
-    def finish(self, number: int, outcome: Outcome) -> None:
-        """Remember that a task is done; its shard is there already."""
-        kept = {k: getattr(outcome, k) for k in ("inputs", "rows", "size", "failures", "notes")}
-        write_whole(self._record(number), json.dumps(kept, ensure_ascii=False).encode())
+    def outcomes(self, numbers: Iterable[int]) -> Iterator[Outcome]:
+        """Of those of these tasks that are done."""
+        return filter(None, map(self.outcome, numbers))
 
-    def sweep(self, mine: Container[int]) -> None:
+    def fill(self, listing: Listing, size: int, mine: Container[int], crew: Callable[[], Engine]) -> Iterator[Outcome]:
+        """Do the tasks that are `mine` and not done yet, `size` inputs each; their outcomes, once they are kept."""
+        self._sweep(mine)
+        numbered = enumerate(chunks(listing, size))
+        tasks = (Chunk(n, units, self.shard(n)) for n, units in numbered if n in mine and not self.outcome(n))
+        first = next(tasks, None)
+        if first is None:
+            return
+        engine = crew()
+        try:
+            for task, outcome in finish(engine, chain([first], tasks)):
+                kept = asdict(replace(outcome, tokens=[]))
+                write_whole(self._record(task.number), json.dumps(kept, ensure_ascii=False).encode())
+                yield outcome
+        finally:
+            engine.close()
+            self._sweep(mine)
+
+    def _sweep(self, mine: Container[int]) -> None:
         """Remove what a killed process left of the tasks that are `mine`."""
         for folder in (self.path, self._notes / "done"):
             for leftover in folder.glob(".*.*"):
@@ -133,17 +161,7 @@ class TokenFolder:
 
     def list_failures(self, tasks: int) -> int:
         """Write the failures and notes of all tasks that are done; how many tasks are not."""
-        missing = 0
-
-        def outcomes() -> Iterator[Outcome]:
-            nonlocal missing
-            missing = 0
-            for number in range(tasks):
-                outcome = self.outcome(number)
-                missing += outcome is None
-                if outcome:
-                    yield outcome
-
-        write_failures(self.failures, (failure for outcome in outcomes() for failure in outcome.failures))
-        write_remarks(self.notes, (note for outcome in outcomes() for note in outcome.notes))
-        return missing
+        done = [number for number in range(tasks) if self.outcome(number)]
+        write_failures(self.failures, (failure for outcome in self.outcomes(done) for failure in outcome.failures))
+        write_remarks(self.notes, (note for outcome in self.outcomes(done) for note in outcome.notes))
+        return tasks - len(done)

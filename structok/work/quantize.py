@@ -13,12 +13,12 @@ from typing import Any
 
 from structok import __version__
 from structok.errors import InputError
-from structok.read.inputs import Distinct, find_inputs, weight
+from structok.read.inputs import Distinct, find_inputs
 from structok.read.sources import Unit
-from structok.work.engines import Engine, Local, WorkerDied, finish, rescue, run_tasks
-from structok.work.folder import TokenFolder
+from structok.work.engines import Engine, Local, WorkerDied, rescue, run_tasks
+from structok.work.folder import ShardFolder
 from structok.work.log import progress
-from structok.work.tasks import Chunk, Outcome, Quantizer, Settings, chunks
+from structok.work.tasks import Chunk, Listing, Outcome, Quantizer, Settings, chunks
 from structok.zoo import default_models, list_models, resolve
 
 _PRELOAD = ("structok.work.tasks", "structok.protein.chain_vq")
@@ -67,7 +67,7 @@ def quantize_folder(
     Parameters
     ----------
     inputs : files, folders, globs, archives, parquet files
-    out : the folder, see `TokenFolder`
+    out : the folder, see `ShardFolder`
     shard_size : structure files, archive members, molecule records or parquet rows per shard
     part : (i, n), 1 <= i <= n, does every n-th shard from the i-th on
     engine : 'local' or 'ray'
@@ -84,36 +84,22 @@ def quantize_folder(
         raise InputError("--force would remove what the other parts of --shard are doing; remove the folder instead")
     if settings.model and settings.model not in list_models() and os.path.isdir(settings.model):
         settings = replace(settings, model=os.path.abspath(settings.model))  # workers may start elsewhere
-    folder = TokenFolder(out.absolute(), settings.format)
+    folder = ShardFolder(out.absolute(), settings.format)
     with folder.locked(f"part-{turn}-of-{turns}"):
-        listing = _Listing(inputs)
+        if "-" in inputs:
+            raise InputError("stdin cannot be tokenized into a folder; give files, folders or globs")
+        listing = Listing(lambda: Distinct().rename(find_inputs(inputs)))
         folder.claim(_manifest(settings, shard_size, listing), force)
         numbers = range(-(-listing.count // shard_size))
         mine = numbers[turn - 1 :: turns]
-        folder.sweep(mine)
-        summary, todo = Summary(), set[int]()
-        for number in mine:
-            if outcome := folder.outcome(number):
-                summary.add(outcome)
-            else:
-                todo.add(number)
+        summary = Summary()
+        for outcome in folder.outcomes(mine):
+            summary.add(outcome)
         share = sum(min(shard_size, listing.count - shard_size * n) for n in mine)
-        if todo:
-            tasks = (
-                Chunk(number, units, folder.shard(number))
-                for number, units in enumerate(chunks(listing, shard_size))
-                if number in todo
-            )
-            crew = _crew(settings, engine, workers)
-            try:
-                with progress("tokenizing", share, summary.inputs) as line:
-                    for task, outcome in finish(crew, tasks):
-                        folder.finish(task.number, outcome)
-                        summary.add(outcome)
-                        line.advance(outcome.inputs, summary.failed)
-            finally:
-                crew.close()
-                folder.sweep(mine)
+        with progress("tokenizing", share, summary.inputs) as line:
+            for outcome in folder.fill(listing, shard_size, mine, lambda: _crew(settings, engine, workers)):
+                summary.add(outcome)
+                line.advance(outcome.inputs, summary.failed)
         summary.missing = folder.list_failures(len(numbers))
     return summary
 
@@ -158,34 +144,7 @@ def _absolute(units: Iterable[Unit]) -> tuple[Unit, ...]:
     return tuple(replace(unit, path=os.path.abspath(unit.path)) if unit.path else unit for unit in units)
 
 
-class _Listing:
-    """The inputs, listed again whenever they are iterated, so that memory does not grow with their number.
-
-    Raises `InputError` if a later listing differs from the first.
-    """
-
-    def __init__(self, inputs: list[str]) -> None:
-        if "-" in inputs:
-            raise InputError("stdin cannot be tokenized into a folder; give files, folders or globs")
-        self._inputs = inputs
-        self.count, self.digest = 0, ""
-        for _ in self:
-            pass
-        if not self.count:
-            raise InputError("the inputs hold no structures")
-
-    def __iter__(self) -> Iterator[Unit]:
-        digest, count = hashlib.sha256(), 0
-        for unit in Distinct().rename(find_inputs(self._inputs)):
-            digest.update(f"{unit.kind}\t{unit.source}\t{unit.size}\n".encode())
-            count += weight(unit)
-            yield replace(unit, path=os.path.abspath(unit.path)) if unit.path else unit
-        if self.digest not in ("", digest.hexdigest()):
-            raise InputError("the inputs changed during the run; start again, into another folder")
-        self.count, self.digest = count, digest.hexdigest()
-
-
-def _manifest(settings: Settings, shard_size: int, listing: _Listing) -> dict[str, Any]:
+def _manifest(settings: Settings, shard_size: int, listing: Listing) -> dict[str, Any]:
     """All that decides which bytes end up in which shard."""
     fixed = {k: v for k, v in asdict(settings).items() if k not in ("strict", "threads", "model", "search")}
     models = [settings.model] if settings.model else sorted(default_models().values())

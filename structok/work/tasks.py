@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from structok.errors import InputError
 from structok.read.inputs import Item, Reporter, read_units, singles, weight
 from structok.read.sources import Unit
 from structok.structure import Note
 from structok.tokenizer import Search
-from structok.tokens import AnchorText, Tokens
+from structok.tokens import STREAMS, AnchorText, Tokens
 from structok.work.engines import DIED
 from structok.work.log import Failure, Notes, Remark
 
-__all__ = ["Chunk", "Outcome", "Quantizer", "Settings", "chunks", "say_what_tokens_lose"]
+__all__ = ["Chunk", "Listing", "Outcome", "Quantizer", "Settings", "chunks", "say_what_tokens_lose"]
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,16 @@ class Chunk:
 
 @dataclass
 class Outcome:
-    """What came of a chunk: how many chains or molecules, what failed and why, and what was left out or invented."""
+    """What came of a chunk: how many chains or molecules, what failed and why, and what was left out or invented.
+
+    `dropped` counts rows that were not wanted by reason, `aside` inputs of another kind.
+    """
 
     inputs: int
     rows: int = 0
     size: int = 0  # bytes of the shard
+    dropped: dict[str, int] = field(default_factory=dict)
+    aside: int = 0
     failures: list[Failure] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
     tokens: list[Tokens] = field(default_factory=list)  # unless they went into a shard
@@ -83,11 +90,12 @@ class Outcome:
 
 def say_what_tokens_lose(tokens: Tokens, format: str, log: Reporter, source: str) -> None:
     """Residues without a code for their atoms; and text has no room for the mask."""
-    codes = tokens.sidechains if tokens.modality == "protein" else tokens.conformers
-    if codes is not None:
-        coded = [letter not in "GX" or tokens.modality == "nucleic" for letter in tokens.sequence or ""]
-        bare = int((tokens.mask & (codes < 0) & np.array(coded)).sum())
-        if bare:
+    for stream in STREAMS[tokens.modality][1:]:
+        codes = getattr(tokens, stream.name)
+        if stream.spaced or codes is None:
+            continue
+        coded = [letter not in stream.bare for letter in tokens.sequence or ""]
+        if bare := int((tokens.mask & (codes < 0) & np.array(coded)).sum()):
             text = f"chain {tokens.chain}: {bare} residues lack atoms or have odd ones, and come back as their frame"
             log.note(Note("frames only", bare, text, tokens.chain), source)
     missing = int((~tokens.mask).sum())
@@ -190,3 +198,37 @@ def chunks(units: Iterable[Unit], size: int, first: int | None = None) -> Iterat
             chunk, room = [], most
     if chunk:
         yield tuple(chunk)
+
+
+class Listing:
+    """Units, listed again whenever they are iterated, so that memory does not grow with their number.
+
+    Raises `InputError` if there are none, or a later listing differs from the first.
+
+    Parameters
+    ----------
+    find : lists them
+
+    Attributes
+    ----------
+    count : how many inputs they are
+    digest : of their names
+    """
+
+    def __init__(self, find: Callable[[], Iterable[Unit]]) -> None:
+        self._find = find
+        self.count, self.digest = 0, ""
+        for _ in self:
+            pass
+        if not self.count:
+            raise InputError("the inputs hold no structures")
+
+    def __iter__(self) -> Iterator[Unit]:
+        digest, count = hashlib.sha256(), 0
+        for unit in self._find():
+            digest.update(f"{unit.kind}\t{unit.source}\t{unit.size}\n".encode())
+            count += weight(unit)
+            yield replace(unit, path=os.path.abspath(unit.path)) if unit.path else unit
+        if self.digest not in ("", digest.hexdigest()):
+            raise InputError("the inputs changed during the run; start again, into another folder")
+        self.count, self.digest = count, digest.hexdigest()

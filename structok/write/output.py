@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from structok.errors import InputError, StructokError
 from structok.files import write_whole
@@ -18,7 +18,14 @@ from structok.work.log import Log
 __all__ = ["write_structures"]
 
 _LONGEST = 180  # bytes of a file name before its suffix
-_PROTEIN = ("pdb", "cif", "bcif")
+_FEW = ("pdb", "cif", "bcif")  # formats of files that hold one structure
+
+
+class _Made(NamedTuple):
+    """A rebuilt structure, and the formats that its tokenizer says can hold it, the usual one first."""
+
+    structure: Any
+    formats: tuple[str, ...]
 
 
 def write_structures(
@@ -26,6 +33,7 @@ def write_structures(
     out: Path | None,
     format: str | None,
     *,
+    tokenizer: Callable[[str, str], Any],
     oxygen: bool,
     force: bool,
     log: Log,
@@ -33,30 +41,31 @@ def write_structures(
     """Write chains of one structure into one file each; molecules as SDF.
 
     `out` with a structure suffix is one file, otherwise a folder of `<id>.<format>`; None is stdout. What cannot be
-    written is reported, and the others are.
+    written is reported, and the others are. `tokenizer` is that of a modality and a model's name.
     """
     kind = suffix_kind(out) if out is not None else None
+    grouped = _grouped(rebuilt, tokenizer)
     if out is not None and (kind is None or out.is_dir()):
         names = _Names(log)
-        for id, chains in _grouped(rebuilt):
+        for id, made in grouped:
             try:
                 stem = names.name(id)
-                polymers, ligands = _split(chains)
+                polymers, ligands = _split(made)
                 main = polymers or ligands
                 _write(main, out / f"{stem}.{_kind(main[0], format, None)}", format, oxygen, force)
-                for mol in ligands if polymers else []:
-                    _write([mol], out / f"{names.name(f'{stem}_{_title(mol)}')}.sdf", None, oxygen, force)
+                for one in ligands if polymers else []:
+                    _write([one], out / f"{names.name(f'{stem}_{_title(one.structure)}')}.sdf", None, oxygen, force)
             except StructokError as error:
                 log.error(error)
             except OSError as error:
                 log.error(InputError(f"{id[:60]}: cannot be written ({error.strerror or error})"))
         return
-    groups = list(_grouped(rebuilt))
+    groups = list(grouped)
     if not groups:
         return
-    everything = [s for _, chains in groups for s in chains]
+    everything = [one for _, made in groups for one in made]
     chosen = _kind((_split(everything)[0] or everything)[0], format, kind)
-    if chosen in _PROTEIN and len(groups) > 1:
+    if chosen in _FEW and len(groups) > 1:
         raise InputError(f"{len(groups)} structures do not fit one {chosen} file; give a folder: -o rebuilt/")
     if out is None:
         sys.stdout.buffer.write(_body(everything, chosen, oxygen, "stdout"))
@@ -65,25 +74,28 @@ def write_structures(
         _write(everything, out, chosen, oxygen, force)
 
 
-def _grouped(rebuilt: Iterable[tuple[Tokens, Any]]) -> Iterator[tuple[str, list[Any]]]:
+def _grouped(
+    rebuilt: Iterable[tuple[Tokens, Any]], tokenizer: Callable[[str, str], Any]
+) -> Iterator[tuple[str, list[_Made]]]:
     """Runs of chains of one structure, with its id, or of all that lies in one frame, with the frame's name."""
     name = frame = ""
-    chains: list[Any] = []
+    made: list[_Made] = []
     ids: set[str] = set()
     for tokens, structure in rebuilt:
+        formats = tokenizer(tokens.modality, tokens.model).formats
         id = tokens.chain or "A"
-        if tokens.modality == "molecule":
-            same, id = bool(tokens.frame) and tokens.frame == frame, ""
-        else:
+        if formats[0] in _FEW:
             same = id not in ids and (tokens.frame == frame if tokens.frame else tokens.id == name and not frame)
-        if chains and not same:
-            yield name, chains
-            chains, ids = [], set()
+        else:
+            same, id = bool(tokens.frame) and tokens.frame == frame, ""
+        if made and not same:
+            yield name, made
+            made, ids = [], set()
         name, frame = tokens.frame or tokens.id, tokens.frame
-        chains.append(structure)
+        made.append(_Made(structure, formats))
         ids.add(id)
-    if chains:
-        yield name, chains
+    if made:
+        yield name, made
 
 
 class _Names:
@@ -110,27 +122,26 @@ class _Names:
         return name
 
 
-def _kind(structure: Any, format: str | None, from_suffix: str | None) -> str:
-    """Format by -f, else by suffix, else pdb or sdf; refused where it cannot hold the structure."""
-    protein = hasattr(structure, "coords")
-    kind = format or from_suffix or ("pdb" if protein else "sdf")
-    if protein != (kind in _PROTEIN):
-        raise InputError(f"{'polymers' if protein else 'molecules'} cannot be written as {kind}")
+def _kind(made: _Made, format: str | None, from_suffix: str | None) -> str:
+    """Format by -f, else by suffix, else the usual one; refused where it cannot hold the structure."""
+    kind = format or from_suffix or made.formats[0]
+    if kind not in made.formats:
+        raise InputError(f"{kind} cannot hold this kind of structure; it can be written as {', '.join(made.formats)}")
     return kind
 
 
-def _split(structures: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Polymers and molecules."""
-    polymers = [s for s in structures if hasattr(s, "coords")]
-    return polymers, [s for s in structures if not hasattr(s, "coords")]
+def _split(made: list[_Made]) -> tuple[list[_Made], list[_Made]]:
+    """Polymers, which share a file, and molecules, each a record of its own."""
+    polymers = [one for one in made if one.formats[0] in _FEW]
+    return polymers, [one for one in made if one.formats[0] not in _FEW]
 
 
 def _title(mol: Any) -> str:
     return (mol.GetProp("_Name") if mol.HasProp("_Name") else "") or "ligand"
 
 
-def _body(structures: list[Any], kind: str, oxygen: bool, label: str) -> bytes:
-    polymers, ligands = _split(structures)
+def _body(made: list[_Made], kind: str, oxygen: bool, label: str) -> bytes:
+    polymers, ligands = ([one.structure for one in some] for some in _split(made))
     if polymers and ligands:
         from structok.complex import Complex, complex_bytes
 
@@ -139,15 +150,15 @@ def _body(structures: list[Any], kind: str, oxygen: bool, label: str) -> bytes:
         from structok.write.structures import write_sdf
 
         text = io.StringIO()
-        write_sdf(structures, text)
+        write_sdf(ligands, text)
         return text.getvalue().encode()
     from structok.write.structures import structure_bytes
 
-    return structure_bytes(structures, kind, oxygen=oxygen, label=label)
+    return structure_bytes(polymers, kind, oxygen=oxygen, label=label)
 
 
-def _write(structures: list[Any], path: Path, format: str | None, oxygen: bool, force: bool) -> None:
+def _write(made: list[_Made], path: Path, format: str | None, oxygen: bool, force: bool) -> None:
     if path.exists() and not force:
         raise InputError(f"{path}: exists; --force overwrites it")
-    kind = _kind((_split(structures)[0] or structures)[0], format, suffix_kind(path))
-    write_whole(path, _body(structures, kind, oxygen, str(path)))
+    kind = _kind((_split(made)[0] or made)[0], format, suffix_kind(path))
+    write_whole(path, _body(made, kind, oxygen, str(path)))

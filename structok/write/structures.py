@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from structok.structure import Backbone
 
-__all__ = ["structure_bytes", "write_sdf", "write_structure"]
+__all__ = ["cif_bytes", "cif_file", "pdb_text", "structure_bytes", "write_sdf", "write_structure"]
 
 _RESIDUE_ID = re.compile(r"(-?\d+)([A-Za-z]?(?:\+\d+)?)")  # with the slots that reading adds, such as 52+1
 
@@ -31,7 +31,6 @@ def write_structure(
     chains: Sequence[Backbone],
     path: str | os.PathLike[str],
     *,
-    format: str | None = None,
     oxygen: bool = False,
 ) -> None:
     """Write chains into one PDB, mmCIF or BinaryCIF file (.gz too), whole or not at all.
@@ -42,7 +41,7 @@ def write_structure(
         If the suffix is unknown, no residue is observed, or the chains do not fit the PDB format.
     """
     path = Path(path)
-    kind = format or suffix_kind(path.name)
+    kind = suffix_kind(path.name)
     if kind not in ("pdb", "cif", "bcif") or path.suffix.lower() in (".bz2", ".xz", ".zst"):
         raise InputError(f"{path}: unknown suffix; use .pdb, .cif or .bcif (.gz too)")
     write_whole(path, structure_bytes(chains, kind, oxygen=oxygen, label=str(path)))
@@ -61,8 +60,6 @@ def structure_bytes(chains: Sequence[Backbone], kind: str, *, oxygen: bool = Fal
 
 def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
     """PDB text; ids of two letters stand in columns 21 and 22, as many programs write them."""
-    from biotite.structure.io import pdb
-
     for c in chains:
         if len(c.chain_id) > 2 or not c.chain_id.isascii():
             raise InputError(f"{label}: chain id {c.chain_id!r} does not fit the PDB format; write .cif instead")
@@ -72,14 +69,11 @@ def _pdb(chains: Sequence[Backbone], atoms: AtomArray, label: str) -> bytes:
         raise InputError(f"{label}: too many atoms or residues for the PDB format; write .cif instead")
     ids = iter(atoms.chain_id.tolist())
     atoms.chain_id = np.array([c[-1:] for c in atoms.chain_id.tolist()])
-    file, text = pdb.PDBFile(), io.StringIO()
-    file.set_structure(atoms)
-    file.write(text)
     lines = [_remark(c, int(i)) for c in chains for i in np.flatnonzero(~c.mask)]
     lines = [line for line in lines if line]
     if lines or any(_broken(c) for c in chains):
         lines.insert(0, GAPS_SAID)
-    for line in text.getvalue().splitlines():
+    for line in pdb_text(atoms).splitlines():
         if line.startswith(("ATOM", "HETATM")):
             line = f"{line[:20]}{next(ids):>2}{line[22:]}"
         lines.append(line)
@@ -105,7 +99,7 @@ def _cif(chains: Sequence[Backbone], arrays: Sequence[AtomArray], kind: str) -> 
     from biotite.structure import concatenate, get_residue_starts
     from biotite.structure.io import pdbx
 
-    file: Any = pdbx.BinaryCIFFile() if kind == "bcif" else pdbx.CIFFile()
+    file = cif_file(kind)
     pdbx.set_structure(file, concatenate(arrays), data_block=chains[0].name or "structok")
     block = file.block
     new = type(block["atom_site"])
@@ -122,7 +116,31 @@ def _cif(chains: Sequence[Backbone], arrays: Sequence[AtomArray], kind: str) -> 
         }
     )
     block["software"] = new({"name": np.array(["structok"])})
-    if kind == "cif":
+    return cif_bytes(file)
+
+
+def pdb_text(atoms: AtomArray) -> str:
+    """Lines of atoms that fit the PDB format."""
+    from biotite.structure.io import pdb
+
+    file, text = pdb.PDBFile(), io.StringIO()
+    file.set_structure(atoms)
+    file.write(text)
+    return text.getvalue()
+
+
+def cif_file(kind: str) -> Any:
+    """An empty mmCIF file, or a BinaryCIF file for 'bcif'."""
+    from biotite.structure.io import pdbx
+
+    return pdbx.BinaryCIFFile() if kind == "bcif" else pdbx.CIFFile()
+
+
+def cif_bytes(file: Any) -> bytes:
+    """Content of a file that `cif_file` made."""
+    from biotite.structure.io import pdbx
+
+    if isinstance(file, pdbx.CIFFile):
         text = io.StringIO()
         file.write(text)
         return text.getvalue().encode()

@@ -147,7 +147,7 @@ def test_sigkill_and_again(inputs, tmp_path, tree):
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
     work = tmp_path / "out" / ".build"
     deadline = time.monotonic() + 60
-    while not list(work.glob("part-*.json")) and time.monotonic() < deadline and process.poll() is None:
+    while not list(work.glob(".structok/done/*.json")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -292,10 +292,10 @@ def test_other_options_do_not_go_on_with_a_begun_build(tmp_path, monkeypatch, he
     with pytest.raises(ZeroDivisionError):
         build([str(tmp_path / "in")], tmp_path / "out", SMALL)
     monkeypatch.undo()
-    with pytest.raises(StructokError, match="other inputs or options"):
+    with pytest.raises(StructokError, match="other settings"):
         build([str(tmp_path / "in")], tmp_path / "out", replace(SMALL, seed=5))
     helix(31, 1).write(tmp_path / "in" / "1.pdb")
-    with pytest.raises(StructokError, match="inputs have changed"):
+    with pytest.raises(StructokError, match="count 1 then, 2 now"):
         build([str(tmp_path / "in")], tmp_path / "out", SMALL)
     assert build([str(tmp_path / "in")], tmp_path / "out", replace(SMALL, seed=5), force=True)["counts"]["kept"] == 2
 

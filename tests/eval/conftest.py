@@ -27,7 +27,7 @@ def results(tmp_path_factory, structures):
     """Results folder of the command line, run on `structures` in this process."""
     out = tmp_path_factory.mktemp("results")
     patch = pytest.MonkeyPatch()
-    patch.setattr(run, "_apart", lambda work, *arguments: work(*arguments))
+    patch.setattr(run, "apart", lambda work, *arguments: work(*arguments))
     app = typer.Typer()
     app.command()(run.main)
     arguments = ["-m", "chain-vq-256", "-m", "molstructok", "--data", str(structures), "-o", str(out), "--beam", "1"]

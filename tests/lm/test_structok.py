@@ -73,6 +73,11 @@ def test_text_is_as_documented(words):
     assert words.count(inline + sides) == {"control": 4, "structure": 3, "sidechains": 3, "anchors": 2, "radius": 1}
 
 
+def test_a_code_with_too_many_digits_is_refused(words):
+    with pytest.raises(TokensError, match="deep: <S 1000000000> means nothing"):
+        words.wrap_structure(Tokens([7, 1_000_000_000], anchors=[0], spacing=2, radius=3, id="deep"))
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "says", "codes"),
     [

@@ -89,9 +89,15 @@ def test_242_atoms(tokenizer, long_chain):
     assert tokenizer.decode(tokens).GetNumAtoms() == 242
 
 
-def flat(smiles):
+def flat(smiles, says=False):
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     AllChem.Compute2DCoords(mol)
+    mol.GetConformer().Set3D(says)
+    return mol
+
+
+def scaled(mol, factor):
+    mol.GetConformer().SetPositions(factor * mol.GetConformer().GetPositions())
     return mol
 
 
@@ -106,7 +112,7 @@ def pentavalent():
     for _ in range(5):
         mol.AddBond(0, mol.AddAtom(Chem.Atom(9)), Chem.BondType.SINGLE)
     conformer = Chem.Conformer(6)
-    conformer.SetPositions(np.random.default_rng(0).normal(size=(6, 3)))
+    conformer.SetPositions(1.35 * np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)[:2]]))
     mol.AddConformer(conformer)
     return mol.GetMol()
 
@@ -121,6 +127,10 @@ REFUSED = {
     "dummy atom": (lambda: embed("[*]CC"), "atom 0 is a dummy"),
     "not a number": (lambda: moved(embed("CCO"), 2, (float("nan"), 0, 0)), "atom 2 has no finite"),
     "collapsed": (lambda: moved(moved(embed("CCO"), 0, (0, 0, 0)), 2, (0, 0, 0)), "atoms 0 and 2 lie on the same"),
+    "nanometres": (lambda: scaled(embed("CCO"), 0.1), r"bonds have 0\.10 of their usual lengths; .* Å"),
+    "bohr": (lambda: scaled(embed("CCO"), 1.89), "bonds have 1.9. of their usual"),
+    "an atom without a place": (lambda: moved(embed("CCO"), 5, (0, 0, 0)), "atoms 0 and 5 are bonded .* broken"),
+    "drawing that says 3D": (lambda: flat("CCO", says=True), "flat"),
     "no atoms": (Chem.Mol, "no atoms"),
     "five bonds to carbon": (lambda: pentavalent(), "RDKit rejects the molecule .*[Vv]alence"),
 }
@@ -130,8 +140,9 @@ REFUSED = {
 def test_refused(name):
     make, message = REFUSED[name]
     mol = make()
+    mol.SetProp("_Name", name)
     with pytest.raises(InputError, match=message) as caught:
-        prepare(mol, name)
+        prepare(mol)
     assert str(caught.value).startswith(name) and "\n" not in str(caught.value)
 
 

@@ -20,7 +20,7 @@ def mols_of(expected):
 
 def test_descriptors(expected):
     for e, mol in zip(expected, mols_of(expected)):
-        conformer = prepare(mol, e["id"])
+        conformer = prepare(mol)
         bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in conformer.mol.GetBonds()])
         refs = torch.from_numpy(reference_atoms(bonds, len(conformer)))
         g = describe(torch.from_numpy(conformer.coords)[None], refs[None])[0]

@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import structok
-from structok.codebook.search import beam_search
 from structok.molecule.batch import atom_mask, pad
 from structok.molecule.conformer import prepare
-from structok.molecule.frames_cpu import frame, superposed
-from structok.molecule.search import Growth, closed_loop
+from structok.molecule.frames_cpu import ROOM, frame, superposed
+from structok.molecule.search import Growth, closed_loop, in_torch
 from structok.molecule.spherical import frames, orient
 from structok.molecule.topo import GRID, local_frames, with_virtual
 from structok.molecule.topo_cpu import ROWS, TILE, Network, add_silu, code_position, dense, positions
@@ -27,16 +26,9 @@ def conformers(drugs):
 
 
 def problem(tokenizer, conformers):
-    placement = tokenizer.placement([c.mol for c in conformers], decoding=False)
+    placement = tokenizer.placement([c.mol for c in conformers])
     sizes = [len(c) for c in conformers]
     return placement, orient(pad([c.coords for c in conformers], torch.float64)), atom_mask(sizes)
-
-
-def in_torch(placement, target, mask, beam):
-    growth = Growth(placement, target, beam)
-    codes, cost = beam_search(growth, growth.start(target.shape[1]), mask, beam=beam, start=1)
-    codes[:, 0] = placement.first_code
-    return codes, cost
 
 
 def cost_of(placement, target, codes):
@@ -63,7 +55,7 @@ def test_as_in_torch(tokenizer, conformers, beam):
     assert (found[~mask] == -1).all() and (found[mask] >= 0).all()
     for i, (a, b) in enumerate(zip(codes, found)):
         if not torch.equal(a, b):
-            alone = tokenizer.placement([conformers[i].mol], decoding=False)
+            alone = tokenizer.placement([conformers[i].mol])
             n = len(conformers[i])
             target_of = orient(pad([conformers[i].coords], torch.float64))
             assert cost_of(alone, target_of, b[:n]) == pytest.approx(float(costs[i]), abs=1e-9)
@@ -101,11 +93,11 @@ def test_superposition(seed, n, regime):
     u[:, 2] *= np.sign(np.linalg.det(u @ vt))
     expected = (true[n] - x.mean(0)) @ u @ vt + y.mean(0)
     near = np.linalg.qr(random.normal(size=(3, 3)))[0]  # any start is good enough
-    for basis in (np.eye(3), near):
-        moved = np.empty(3)
-        superposed(true[n], x.sum(0), y.sum(0), x.T @ y, n, basis, np.empty((3, 3)), moved)
-        assert moved == pytest.approx(expected, abs=1e-7)
-        assert basis.T @ basis == pytest.approx(np.eye(3), abs=1e-12)
+    bases = np.stack([np.eye(3), near] * 5)
+    total, product, moved = np.tile(y.sum(0), (10, 1)), np.tile(x.T @ y, (10, 1, 1)), np.empty((10, 3))
+    superposed(true[n], x.sum(0), total, product, n, 10, bases, np.empty(ROOM), moved)
+    assert moved == pytest.approx(np.tile(expected, (10, 1)), abs=1e-7)
+    assert bases.transpose(0, 2, 1) @ bases == pytest.approx(np.tile(np.eye(3), (10, 1, 1)), abs=1e-12)
 
 
 @torch.no_grad()
@@ -151,7 +143,8 @@ def test_no_code_moves_further_than_its_reach(conformers):
         z = torch.nn.functional.silu(placement.static + decoder.geometry(g))
         hidden.append(z + torch.nn.functional.silu(decoder.mix(z)))
     moved = (decoder.table(placement.static, a) - decoder.table(placement.static, b)).norm(dim=-1)
-    assert (moved <= Network.of(decoder).reach * (hidden[0] - hidden[1]).norm(dim=-1, keepdim=True) + 1e-3).all()
+    reach = torch.from_numpy(Network.of(decoder).reach)
+    assert (moved <= reach * (hidden[0] - hidden[1]).norm(dim=-1, keepdim=True) + 1e-3).all()
 
 
 def test_rebuilding_as_in_torch(conformers, monkeypatch):

@@ -22,7 +22,7 @@ def round_trip(coords: np.ndarray, bonds: np.ndarray) -> float:
     """Largest deviation (Å) of coordinates rebuilt from their descriptors."""
     refs = reference_atoms(bonds, len(coords))
     x, r = torch.from_numpy(coords)[None], torch.from_numpy(refs)[None]
-    back = rebuild(describe(x, r), r, torch.from_numpy(levels(refs))[None])
+    back = rebuild(describe(x, r), r)
     return float((back - orient(x)).abs().max())
 
 

@@ -151,7 +151,7 @@ def test_bad_tokens_are_refused(tok, tokens):
     with pytest.raises(structok.StructokError, match="radius 24"):
         tok.decode(structok.Tokens.from_dict(tokens.to_dict() | {"radius": 24}))
     with pytest.raises(structok.StructokError, match="spacing"):
-        tok.encode(np.zeros((5, 3, 3)) + np.arange(45).reshape(5, 3, 3), spacing=-1)
+        tok.encode(tok.decode(tokens), spacing=-1)
 
 
 def test_limits_can_be_set(tok, tokens):

@@ -97,8 +97,10 @@ def test_network_runs(tok, chain, monkeypatch):
         getattr(tok.model, name).register_forward_hook(lambda *_, name=name: ran.append(name))
     tokens = tok.encode(chain)
     assert ran == ["graph_encoder", "encoder"]
-    tok.decode(tokens)
+    tok.decode(tokens.without_anchors())
     assert ran[2:] == ["decoder"]
+    back = tok.decode(tokens)  # untrained, it is far from some of its anchors, and runs again without these
+    assert back.repairs and ran[3:] == ["decoder", "decoder"]
 
 
 def test_anchors_of_another_spacing_are_refused(tok, chain):

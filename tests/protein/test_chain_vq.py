@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import structok
 from structok import StructokError, metrics
+from structok.errors import InputError
 from structok.geometry import apply, backbone_frames
 from structok.polymer import chain as polymer_chain
 from structok.polymer.bridge import Pieces, fill_missing
@@ -270,3 +271,11 @@ def test_codes_near_the_true_steps_are_the_same_in_any_batch(chain, chain_vq):
 def test_refuses_a_latent_weight_out_of_range(chain, chain_vq, weight):
     with pytest.raises(StructokError, match="latent_weight"):
         chain_vq.encode(chain, latent_weight=weight)
+
+
+def test_other_units_and_other_atoms_are_refused(make_chain):
+    tok, chain = structok.load("chain-vq-64"), make_chain(30)
+    with pytest.raises(InputError, match=r"N-CA bonds of 0\.15 Å.*multiply them by 10"):
+        tok.encode(chain.coords / 10)
+    with pytest.raises(InputError, match=r"CA-C bonds of 2\.4. Å.*are these N, CA and C"):
+        tok.encode(chain.coords[:, [1, 0, 2]])

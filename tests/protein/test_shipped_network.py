@@ -43,6 +43,15 @@ def test_wrong_codes_and_anchors_cost_what_is_near_them(tok, chain, tokens):
     assert apart[:10].max() < 0.5
 
 
+def test_an_anchor_on_the_other_side_is_left_out(tok, chain, tokens):
+    points = tok._points.points
+    anchors = tokens.anchors.copy()
+    anchors[4] = int((points @ points[anchors[4]]).argmin())
+    back, alone = tok.decode_batch([replace(tokens, anchors=anchors), tokens])
+    assert back.repairs.rejected == (4,) and not alone.repairs
+    assert rmsd(back, chain) < rmsd(alone, chain) + 0.5
+
+
 def test_codes_are_of_the_shape_alone(tok, chain, tokens):
     turn = o3.rand_matrix().double().numpy()
     assert (tok.encode(moved(chain, turn)).codes == tokens.codes).mean() > 0.95

@@ -7,7 +7,7 @@ from rdkit.Chem import AllChem
 
 from structok.errors import InputError
 from structok.molecule.conformer import prepare
-from structok.read.molecules import is_drawing
+from structok.read.molecules import is_drawing, read_molecules
 from tests.read.conftest import said
 
 GAFF = """@<TRIPOS>MOLECULE
@@ -115,3 +115,26 @@ def test_an_element_that_is_none_is_an_error_of_its_record(read):
     bad = good.replace(" O   0", " R#  0").replace("M  END", "M  ISO  1   1 999\nM  END").replace("good", "bad")
     found = read(f"{bad}$$$$\n{good}$$$$\n", "x.sdf")
     assert "good" in names(found) and all("\n" not in e for e in found.errors)
+
+
+@pytest.mark.parametrize("smiles", ["C[C@H](N)C(=O)O", "CCCO", "c1ccccc1C"])
+@pytest.mark.parametrize("says", ["2D", "3D", "  "])
+def test_no_hydrogens_are_added_to_a_drawing(tmp_path, smiles, says):
+    mol = Chem.MolFromSmiles(smiles)
+    AllChem.Compute2DCoords(mol)
+    path = tmp_path / "x.sdf"
+    path.write_text(Chem.MolToMolBlock(mol).replace("RDKit          2D", f"RDKit          {says}"))
+    [(_, found)] = read_molecules(path, add_hs=True)
+    if says != "3D" or "@" in smiles:
+        assert "drawing" in str(found)
+    else:  # a planar molecule that says so: nothing tells that it was drawn
+        assert found.GetConformer().Is3D()
+
+
+def test_mol2_without_hydrogens_is_no_radical(read):
+    lines = GAFF.replace(" 6 5 1", " 2 1 1").split("\n")
+    text = "\n".join(
+        line for line in lines if " h" not in line and not line.startswith((" 2 1 3", " 3 1", " 4 1", " 5 2"))
+    )
+    [error] = read(text, "x.mol2").errors
+    assert "hydrogens are missing" in error and "SDF" in error

@@ -15,7 +15,7 @@ import pytest
 from structok.errors import InputError, StructokError
 from structok.files import read_tokens
 from structok.tokenizer import Search
-from structok.work.folder import TokenFolder
+from structok.work.folder import ShardFolder
 from structok.work.quantize import quantize_folder, quantize_stream
 from structok.work.tasks import Settings
 
@@ -105,7 +105,7 @@ def test_parts_together_are_the_whole(work, settings, parquet):
 
 def test_finished_shards_are_not_done_again(work, settings, monkeypatch):
     quantize_folder(["in put"], work / "whole", settings, shard_size=2)
-    folder = TokenFolder(work / "whole", "parquet")
+    folder = ShardFolder(work / "whole", "parquet")
     before = contents(work / "whole")
     for name in ("part-000001.parquet", ".structok/done/000003.json"):  # as if killed before they were written
         (work / "whole" / name).unlink()
@@ -163,7 +163,7 @@ def test_folder_below_the_inputs_is_no_input(work, settings):
 
 def test_folder_in_use_is_refused(work, settings):
     with (
-        TokenFolder(work / "tokens", "parquet").locked("part-1-of-1"),
+        ShardFolder(work / "tokens", "parquet").locked("part-1-of-1"),
         pytest.raises(InputError, match="another process"),
     ):
         quantize_folder(["in put"], work / "tokens", settings)

@@ -61,7 +61,8 @@ def test_molecules_in_parquet(tmp_path, example):
     from structok.read.molecules import read_molecules
 
     [(name, mol)] = read_molecules(example.parent / "ligand.sdf")
-    conformer = prepare(mol, name)
+    mol.SetProp("_Name", name)
+    conformer = prepare(mol)
     row = {"id": name, "selfies": conformer.selfies, "coords": conformer.coords.ravel().astype(np.float32)}
     schema = pa.schema([("id", pa.string()), ("selfies", pa.string()), ("coords", pa.list_(pa.float32()))])
     pyarrow.parquet.write_table(pa.Table.from_pylist([row], schema), tmp_path / "m.parquet")

@@ -1,1 +1,1 @@
-"""Small language models on structure tokens: `python -m train.lm`; the shipped vocabulary: `train.lm.vocabulary`."""
+"""Small language models on structure tokens (`python -m eval.lm`); the shipped vocabulary: `train.lm.vocabulary`."""

@@ -75,16 +75,11 @@ def small_molecules(path: Path, split: int, count: int) -> list[Any]:
     return [kept[i] for i in np.random.default_rng(0).permutation(len(kept))]
 
 
-def batches(documents: Sequence[Document], tokens: int, window: int = 256) -> list[list[Document]]:
-    """Documents in their order, `window` at a time sorted by length into batches of about `tokens` padded tokens."""
-    out: list[list[Document]] = []
-    for start in range(0, len(documents), window):
-        part = sorted(documents[start : start + window], key=len)
-        here: list[list[Document]] = [[]]
-        for document in part:
-            if here[-1] and (len(here[-1]) + 1) * len(document) > tokens:
-                here.append([])
-            here[-1].append(document)
-        order = np.random.default_rng(start).permutation(len(here))
-        out += [here[i] for i in order]
-    return out
+def batches(documents: Sequence[Document], count: int) -> list[list[Document]]:
+    """Documents in `count` batches of about as many tokens, each of documents of like lengths, in random order."""
+    ordered = sorted(documents, key=len)
+    ends = np.cumsum([len(d) for d in ordered])
+    found: list[list[Document]] = [[] for _ in range(count)]
+    for document, place in zip(ordered, (ends - 1) * count // ends[-1]):
+        found[place].append(document)
+    return [found[i] for i in np.random.default_rng(0).permutation(count) if found[i]]

@@ -1,10 +1,8 @@
 """Train small language models on structure tokens, from random weights, to see what the tokens cost to learn.
 
-    python -m train.lm chain-vq-4096 --anchors none,inline,first --seeds 3
-
 A row is MODEL with the checkpoint's own search, MODEL:open, or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]. Every
-model of a modality sees the same number of tokens in as many steps and has the same parameters; half of the documents
-begin with the string (amino acids, SELFIES).
+model sees the same number of tokens and has the same layers; half of the documents of proteins, all of those of
+molecules, begin with the string (amino acids, SELFIES). `python -m eval.lm` trains and measures them.
 """
 
 from __future__ import annotations
@@ -15,25 +13,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import structok
 from structok.errors import InputError
+from structok.files import write_whole
 from structok.tokenizer import Search
 from structok.tokens import AnchorText, Tokens
-from train.data import load_backbones, shared_folder
+from train.data import load_backbones
 from train.lm.data import batches, chain_crops, small_molecules
 from train.lm.network import Settings, TokenModel, meanings_of
 from train.lm.words import AMINO_ACIDS, Document, Kind, Pair, PairVocabulary, pair_of
 
 console = Console(stderr=True)
-RUNS = Path("runs/lm")
 
 
 @dataclass(frozen=True)
@@ -135,35 +132,45 @@ def fit(
     return model.eval()
 
 
-def training_tokens(row: Row, tokenizer: Any, data: Path, settings: Settings) -> list[Tokens]:
-    """The tokenized training set of a row, the same for every seed."""
-    if tokenizer.modality == "protein":
-        crops = chain_crops(load_backbones(data / "protein" / "train.npz"), 0, settings.residues, 0)
-        return row.encode(tokenizer, crops)
-    return row.encode(tokenizer, small_molecules(data / "molecule" / "qm9.npz", 0, settings.residues // 30))
+def training_tokens(row: Row, tokenizer: Any, data: Path, runs: Path, settings: Settings) -> list[Tokens]:
+    """The tokenized training set of a row, the same for every seed and form; kept in `runs`."""
+    kept = runs / f"{row.name}-{settings.residues}.jsonl"
+    if not kept.exists():
+        if tokenizer.modality == "protein":
+            structures = chain_crops(load_backbones(data / "protein" / "train.npz"), 0, settings.residues, 0)
+        else:
+            structures = small_molecules(data / "molecule" / "qm9.npz", 0, settings.residues // 30)
+        lines = [json.dumps(t.to_dict()) for t in row.encode(tokenizer, structures)]
+        runs.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, "\n".join(lines).encode())
+    return [Tokens.from_dict(json.loads(line)) for line in kept.read_text().splitlines()]
 
 
 def train_rows(
     row: Row, forms: Sequence[AnchorText], seeds: Sequence[int], data: Path, runs: Path, settings: Settings
 ) -> None:
     """Tokenize once, train each form with each seed, and write what `load_model` reads; nothing that is there."""
-    wanted = [(form, seed, folder_of(runs, row, form, seed)) for seed in seeds for form in forms]
-    wanted = [w for w in wanted if not (w[2] / "training.json").exists()]
+    tokenizer = structok.load(row.model)
+    protein = tokenizer.modality == "protein"
+    wanted = []
+    for seed in seeds:
+        own = replace(settings, seed=seed, given=settings.given if protein else 1.0)
+        for form in forms:
+            record = folder_of(runs, row, form, seed) / "training.json"
+            if not record.exists() or json.loads(record.read_text())["settings"] != asdict(own):
+                wanted.append((form, own, record.parent))
     if not wanted:
         return
     began = time.time()
-    tokenizer = structok.load(row.model)
-    tokens = training_tokens(row, tokenizer, data, settings)
+    tokens = training_tokens(row, tokenizer, data, runs, settings)
     pairs = [pair_of(t) for t in tokens]
     console.log(f"{row.name}: {len(pairs)} structures tokenized in {time.time() - began:.0f} s")
-    protein = tokenizer.modality == "protein"
     symbols = tuple(AMINO_ACIDS) if protein else tuple(sorted({s for p in pairs for s in p.symbols}))
-    vocabulary = PairVocabulary(symbols, tokenizer.codebook_size)
+    vocabulary = PairVocabulary(symbols, tokenizer.codebook_size, **({} if protein else {"anchors": 0, "radii": 0}))
     count = np.bincount(np.concatenate([p.codes[p.codes >= 0] for p in pairs]), minlength=tokenizer.codebook_size)
-    for form, seed, out in wanted:
-        own = replace(settings, seed=seed, given=settings.given if protein else 1.0)
+    for form, own, out in wanted:
         documents = documents_of(pairs, vocabulary, own, form)
-        plan = batches(documents, own.batch)
+        plan = batches(documents, own.steps)
         began = time.process_time()
 
         def report(step: int, steps: int, bits: float, name: str = out.name, began: float = began) -> None:
@@ -200,26 +207,3 @@ def load_model(folder: Path) -> tuple[TokenModel, dict[str, Any], list[int]]:
     model = TokenModel(vocabulary, Settings(**training["settings"]), meanings)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval(), training, unigrams
-
-
-def forms_of(text: str) -> list[AnchorText]:
-    """From 'none,inline,first'."""
-    found = [f.strip() for f in text.split(",") if f.strip()]
-    if not found or set(found) - {"none", "inline", "first"}:
-        raise InputError(f"{text}: anchors are none, inline or first, with commas between")
-    return found  # type: ignore[return-value]
-
-
-def main(
-    row: Annotated[str, typer.Argument(help="MODEL, MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")],
-    anchors: Annotated[str, typer.Option(help="none, inline, first: where they stand, with commas between")] = "none",
-    seeds: Annotated[int, typer.Option(help="how many")] = 1,
-    runs: Annotated[Path, typer.Option("-o", "--runs", help="folder for the language models")] = RUNS,
-    data: Annotated[Path | None, typer.Option(help="folder with protein/train.npz and molecule/qm9.npz")] = None,
-    tokens: Annotated[int, typer.Option(help="of training")] = Settings.tokens,
-    residues: Annotated[int, typer.Option(help="of training crops")] = Settings.residues,
-) -> None:
-    """Train the language models of one row."""
-    settings = Settings(tokens=tokens, residues=residues)
-    folder = data or shared_folder() / "data"
-    train_rows(Row.parse(row), forms_of(anchors), range(seeds), folder, runs, settings)

@@ -32,14 +32,19 @@ class Settings:
     layers: int = 4
     heads: int = 4
     inner: int = 384
-    tokens: int = 400_000  # of training
-    residues: int = 270_000  # of training crops; molecules a thirtieth
-    batch: int = 256  # padded tokens per step
+    tokens: int = 200_000  # of training
+    residues: int = 140_000  # of training crops; molecules a thirtieth
+    batch: int = 512  # tokens per step
     rate: float = 1e-2
     warmup: float = 0.05  # share of the steps
     decay: float = 0.1
     given: float = 0.5  # share of documents that begin with the string
     seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Of training."""
+        return max(1, self.tokens // self.batch)
 
 
 def meanings_of(tokenizer: Any) -> dict[Kind, Float[Tensor, "k f"]]:

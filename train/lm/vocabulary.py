@@ -35,9 +35,9 @@ def tokenized(source: Source, model: str, batch: int = 512) -> Iterator[tuple[Mo
     """Molecules of a source with their tokens; those that the model refuses are left out."""
     tokenizer = structok.load(model)
     window: list[Mol] = []
-    for name, mol in track(npz_molecules(source.file(), source.split, source.limit), description=source.path):
+    for _, mol in track(npz_molecules(source.file(), source.split, source.limit), description=source.path):
         try:
-            prepare(mol, name, max_length=tokenizer.max_length)
+            prepare(mol, max_length=tokenizer.max_length)
         except InputError:
             continue
         window.append(mol)

@@ -19,7 +19,7 @@ from structok.molecule.batch import pad
 from structok.molecule.model import MolStrucTokConfig, MolStrucTokModel
 from structok.molecule.placement import Placement, TablePlacement, position_tables
 from structok.molecule.search import closed_loop
-from structok.molecule.spherical import describe, levels, normalise, to_local
+from structok.molecule.spherical import describe, normalise, to_local
 from structok.molecule.tokenizer import MolStrucTok
 from train.molecule.data import Sample
 from train.molecule.tasks import Task, coordinates, cycle
@@ -84,8 +84,7 @@ class PlainTask(Task):
     def placement(self, samples: list[Sample]) -> Placement:
         self.model.eval()
         refs = pad([s.refs for s in samples], torch.long, str(self.device))
-        level = pad([levels(s.refs) for s in samples], torch.long, str(self.device))
-        return TablePlacement(self.model, self.model.table().detach(), refs, level, self.settings.bond_weight)
+        return TablePlacement(self.model, self.model.table().detach(), refs, self.settings.bond_weight)
 
     def learning_rate(self, step: int) -> float:
         s = self.settings

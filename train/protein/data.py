@@ -18,6 +18,7 @@ from structok.data.dataset import Place, Row, ShardDataset
 from structok.geometry import BOND_LIMIT
 from structok.protein.anchored import Anchors
 from structok.protein.features import residue_types
+from train.protein.sketch import Sketcher
 
 __all__ = ["Batch", "Chain", "Chains", "Sampling", "collate", "fixed_batches", "with_gaps"]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from structok.protein.model import GCPVQVAEConfig
     from train.protein.anchored import Damage
     from train.protein.data import Sampling
+    from train.protein.sketch import Sketcher
     from train.protein.tasks import Training
     from train.run import Run
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from structok.data.columns import pyarrow, schema
+from structok.data.columns import schema
 from structok.data.options import BuildOptions
 from structok.data.shards import SPLITS, ShardWriter
 from structok.errors import InputError
-from structok.files import write_whole
+from structok.files import pyarrow, write_whole
 from train.data import Backbones, load_backbones
 
 __all__ = ["pack"]

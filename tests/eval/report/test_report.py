@@ -64,7 +64,7 @@ def test_tables_are_written_between_their_markers(tmp_path, figures, monkeypatch
         [chosen] = found["sets"].values()
         found["sets"] = dict.fromkeys(sets, chosen)
     monkeypatch.setattr(cards, "ranked", lambda modality: {"chain-vq-256": model})
-    learned = {"model": "chain-vq-256", "assignment": model["default"]}
+    learned = {"model": "chain-vq-256", "assignment": model["default"], "anchors": "none"}
     learned["prediction"] = {"codes given symbols": {"bits": {"mean": 6.125}}}
     weighted = {**learned, "assignment": f"{model['default']}, μ 0.015"}
     weighted["prediction"] = {"codes given symbols": {"bits": {"mean": 4.5}}}

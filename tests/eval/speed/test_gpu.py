@@ -22,7 +22,7 @@ def test_the_whole_report_at_toy_sizes(tmp_path):
     [row] = report["lookups"]
     assert not row["failed"] and row["seconds"]["structok"] > 0 and row["share_of_bfloat16_peak"] > 0
     assert report["encoding"][0]["mean_rmsd"] < 1 and report["encoding"][0]["codes_as_on_the_cpu"] == 1
-    assert [row["residues_per_second"] > 0 for row in report["training"]] == [True, True]
+    assert [row["residues/s"] > 0 for row in report["training"]] == [True, True]
     text = table_of(report)
     assert "0 wrong rows" in text and "500 × 100 × 9" in text
 

@@ -9,17 +9,18 @@ import torch
 pytest.importorskip("transformers")
 
 import structok
-from eval.lm import generation, learnability, tolerance
+from eval.lm import tolerance
+from eval.lm.__main__ import chosen, main
 from eval.lm.chains import chain_figures, distances
-from eval.lm.heldout import figure, update
+from eval.lm.heldout import Held, figure, update
 from eval.lm.learnability import beside, predict, scores, unigram_bits
-from eval.lm.molecules import sample_molecules, strain
-from eval.report.lm import generation_table, table, tolerance_table
+from eval.lm.molecules import molecule_figures, sample_molecules, strain
+from eval.report.lm import generation_table, molecule_table, table, tolerance_table
 from structok import Tokens
 from structok.errors import InputError
 from train.data import Backbones
 from train.lm.data import batches, chain_crops
-from train.lm.fit import Row, documents_of, fit, forms_of
+from train.lm.fit import Row, documents_of, fit, load_model, train_rows
 from train.lm.network import Settings, TokenModel, attention_bias, meanings_of, padded, sample
 from train.lm.words import Kind, Pair, PairVocabulary, pair_of
 
@@ -67,7 +68,7 @@ def learn(form):
     documents = documents_of(planted(600, 0), WORDS, TINY, form)
     model = TokenModel(WORDS, TINY, {})
     model.start(documents)
-    return fit(batches(documents, TINY.batch), model, TINY)
+    return fit(batches(documents, TINY.steps), model, TINY)
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +141,14 @@ def test_streams_of_tokens():
     assert document.positions[document.kinds == Kind.CODE].tolist() == [1, 4, 5]
 
 
-def test_batches_hold_each_document_once_and_keep_the_budget():
+def test_batches_hold_each_document_once_in_as_many_steps():
     documents = [WORDS.document(p) for p in planted(3, 0)] * 100
     documents += [WORDS.document(Pair(["A"] * n, np.zeros(n, dtype=int))) for n in range(2, 120)]
-    made = batches(documents, 500)
+    made = batches(documents, 25)
     assert sorted(map(id, documents)) == sorted(id(d) for part in made for d in part)
-    assert all(len(part) == 1 or len(part) * max(map(len, part)) <= 500 for part in made)
+    sizes = [sum(map(len, part)) for part in made]
+    assert len(made) == 25 and max(sizes) - min(sizes) < 240
+    assert all(max(map(len, part)) - min(map(len, part)) < 40 for part in made)
 
 
 def test_every_form_has_the_same_tokens_and_parameters(learned):
@@ -223,7 +226,7 @@ def test_training_is_repeatable():
     for _ in range(2):
         seen = []
         small = Settings(**{**vars(TINY), "tokens": 2000})
-        plan = batches(documents_of(planted(40, 0), WORDS, small, "first"), 256)
+        plan = batches(documents_of(planted(40, 0), WORDS, small, "first"), small.steps)
         fit(plan, TokenModel(WORDS, small, {}), small, lambda step, steps, bits, seen=seen: seen.append(bits))
         losses.append(seen)
     assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
@@ -285,12 +288,15 @@ def test_some_tokens_give_way_to_samples():
 def test_unigrams_and_intervals():
     assert unigram_bits(np.array([0, 1, 2, 3]), [9, 9, 9, 9]) == 2.0
     assert unigram_bits(np.array([0, 0]), [6, 0]) == round(-np.log2(7 / 8), 4)
-    narrow = figure(np.full(50, 30.0), np.full(50, 10.0))
+    narrow = figure(np.full((1, 50), 30.0), np.full(50, 10.0))
     assert narrow == {"mean": 3.0, "low": 3.0, "high": 3.0}
-    wide = figure(np.arange(50.0), np.full(50, 10.0))
+    wide = figure(np.arange(50.0)[None], np.full(50, 10.0))
     assert wide["low"] < wide["mean"] == 2.45 < wide["high"]
     seeds = figure(np.array([[1.0] * 9, [2.0] * 9, [3.0] * 9]))
     assert seeds == {"mean": 2.0, "low": 1.0, "high": 3.0, "seeds": [1.0, 2.0, 3.0]}
+    # what counts only under one seed
+    some = figure(np.array([[4.0, 0.0], [2.0, 6.0]]), np.array([[1.0, 0.0], [1.0, 1.0]]))
+    assert some["mean"] == 4 and some["seeds"] == [4, 4]
 
 
 def test_figures_of_real_and_broken_chains(chain):
@@ -317,9 +323,9 @@ def test_rows_are_named():
         if bad != "chain-vq-64:":
             with pytest.raises(InputError, match=bad):
                 Row.parse(bad)
-    assert forms_of("none, first") == ["none", "first"]
+    assert chosen("none, first", ["none", "inline", "first"]) == ["none", "first"]
     with pytest.raises(InputError, match="behind"):
-        forms_of("behind")
+        chosen("behind", ["none"])
 
 
 def test_results_are_replaced_row_by_row(tmp_path):
@@ -328,58 +334,77 @@ def test_results_are_replaced_row_by_row(tmp_path):
     assert json.loads((tmp_path / "r" / "x.json").read_text()) == {"a": {"v": 3}, "b": {"v": 2}}
 
 
-def test_rows_end_to_end(data, tmp_path):
+def test_rows_end_to_end(data, tmp_path, monkeypatch):
     pytest.importorskip("tmtools")
+    monkeypatch.setattr("eval.lm.generation.KNOWN", 2)
     (tmp_path / "protein").mkdir()
     xyz = np.where(np.isfinite(data.coords), 100 * data.coords, np.iinfo(np.int16).min).round().astype(np.int16)
     np.savez(
         tmp_path / "protein" / "train.npz", xyz=xyz, offsets=data.offsets, break_before=data.break_before,
         cluster40=data.cluster, split=data.split, seq=data.sequence, name=np.array(data.names),
     )  # fmt: skip
-    out = tmp_path / "results.json"
-    options = {"data": tmp_path, "runs": tmp_path / "runs", "anchors": "none,inline", "seeds": 2}
-    budget = {"tokens": 2500, "residues": 800, "count": 0}
-    learnability.main(["chain-vq-64"], out=out, **options, **budget)
-    kept = tmp_path / "runs" / "chain-vq-64-inline-1" / "model.safetensors"
-    trained = kept.stat().st_mtime_ns
-    learnability.main(["chain-vq-64"], out=out, **options, **budget)
-    assert kept.stat().st_mtime_ns == trained
-    results = json.loads(out.read_text())
-    assert list(results) == ["chain-vq-64-none-2k", "chain-vq-64-inline-2k"]
-    for row in results.values():
+    options = {"rows": ["chain-vq-64"], "data": tmp_path, "runs": tmp_path / "runs", "anchors": "none,inline"}
+    options |= {
+        "seeds": 2,
+        "tokens": 2500,
+        "residues": 800,
+        "crops": 2,
+        "out": tmp_path,
+        "measures": "learnability,generation,tolerance",
+    }
+    main(**options)
+    files = [tmp_path / f"{name}.json" for name in ("learnability", "tolerance", "generation")]
+    written = [file.stat().st_mtime_ns for file in (*files, *(tmp_path / "runs").rglob("*"))]
+    main(**options)  # all of it is there
+    assert [file.stat().st_mtime_ns for file in (*files, *(tmp_path / "runs").rglob("*"))] == written
+    learned, tolerated, made = (json.loads(file.read_text()) for file in files)
+    assert all(list(found) == ["chain-vq-64-none", "chain-vq-64-inline"] for found in (learned, tolerated, made))
+    for row in learned.values():
         assert row["validation"]["crops"] == 2 and row["seeds"] == 2 and row["training"]["tokens"] >= 2500
         assert row["prediction"]["codes"]["tokens"] == row["validation"]["residues"]
         assert row["prediction"]["codes"]["bits"]["mean"] > 0 and 5 < row["unigram_bits"] < 7
-    text = table(results)
-    assert "| `chain-vq-64` | closed loop, beam 64 | inline | 2,500 x 2 |" in text
+    text = table(learned)
+    assert "| `chain-vq-64` | closed loop, beam 64 | inline |" in text and "seeds: 2" in text
     assert f"{row['prediction']['structure']['per_unit']['mean']:.2f}" in text
 
-    tolerance.main(["chain-vq-64"], out=tmp_path / "t.json", chains=2, **options)
-    results = json.loads((tmp_path / "t.json").read_text())
-    assert list(results["chain-vq-64-none-2k"]["codes"]) == ["0.01", "0.05", "0.2", "1"]
-    assert "codes and anchors" in results["chain-vq-64-inline-2k"]
-    text = tolerance_table(results)
-    assert "100 % of them" in text and "| `chain-vq-64` | 2,500 x 2 | inline | 2 | codes and anchors |" in text
+    assert list(tolerated["chain-vq-64-none"]["codes"]) == ["0.01", "0.05", "0.2", "1"]
+    assert len(tolerated["chain-vq-64-inline"]["codes and anchors"]["1"]["rmsd"]["seeds"]) == 2
+    text = tolerance_table(tolerated)
+    assert "100 % of them" in text and "| `chain-vq-64` | inline | codes and anchors |" in text
 
-    generation.main(["chain-vq-64"], out=tmp_path / "g.json", count=2, training=3, **options)
-    results = json.loads((tmp_path / "g.json").read_text())
-    assert list(results) == ["real", "chain-vq-64-none-2k", "chain-vq-64-inline-2k"]
-    assert results["chain-vq-64-inline-2k"]["given the sequence"]["finite"]["mean"] == 1
-    assert "| real chains |" in generation_table(results)
+    found = made["chain-vq-64-inline"]["given the sequence"]
+    assert found["finite"]["mean"] == 1 and len(found["distance to real"]["phi, psi"]["seeds"]) == 2
+    assert len(found["among themselves, TM"]["seeds"]) == 2 and "| real chains |" in generation_table(made)
+
+    # language models of another budget do not pass for those that are asked for
+    train_rows(Row("chain-vq-64"), ["none"], [0], tmp_path, tmp_path / "runs", Settings(tokens=300, residues=800))
+    assert 300 <= load_model(tmp_path / "runs" / "chain-vq-64-none-0")[1]["tokens"] < 600
 
 
-def test_molecules_are_sampled_and_judged(example):
+def test_molecules_are_sampled_and_judged(example, monkeypatch):
     tokenizer = structok.load("molstructok")
     tokens = tokenizer.encode(example.parent / "ligand.sdf")
     pairs = [pair_of(tokens)]
     symbols = tuple(sorted({s for p in pairs for s in p.symbols}))
-    words = PairVocabulary(symbols, tokenizer.codebook_size)
-    small = Settings(**{**vars(TINY), "tokens": 12_000, "given": 1.0})
+    words = PairVocabulary(symbols, tokenizer.codebook_size, anchors=0, radii=0)
+    small = Settings(**{**vars(TINY), "tokens": 3000, "given": 1.0})
     documents = documents_of(pairs, words, small, "none")
     model = TokenModel(words, small, {})
     model.start(documents)
-    fit(batches(documents, 256), model, small)
-    made = sample_molecules(model, tokenizer, 6, seed=0)
-    assert made.asked == 6 and 0 <= len(made.molecules) <= made.ended <= 6
+    fit(batches(documents, small.steps), model, small)
+    assert len(sample_molecules(model, tokenizer, 6, seed=0)) == 6
     mol = tokenizer.decode(tokens)
     assert (strain(mol) or 0) >= 0
+    samples = iter([[mol, None, mol, mol], [None, mol, None, None]])
+    monkeypatch.setattr("eval.lm.molecules.sample_molecules", lambda *_: next(samples))
+    monkeypatch.setattr("eval.lm.molecules.known_molecules", lambda _: set())
+    found = molecule_figures([model] * 2, Held(tokenizer, [mol] * 2, [tokens] * 2, ""), example)
+    assert (
+        found["valid"]["seeds"] == [0.75, 0.25]
+        and found["unique"]["seeds"] == [0.3333, 1]
+        and found["new"]["mean"] == 1
+    )
+    assert found["sampled molecules"]["clashing"]["mean"] in (0, 1) and found["sampled molecules"]["bonds"]["mean"] == 0
+    row = {"model": "molstructok", "assignment": "", "codebook_size": 512, "anchors": "none", "unit": "molecule"}
+    budget = {"seeds": 2, "training": {"parameters": 1, "steps": 2, "tokens": 3}}
+    assert "| `molstructok` | 50.0 ± " in molecule_table({"a": row | budget | found})
