@@ -46,9 +46,9 @@ def seconds(work: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
     return time.perf_counter() - began, result
 
 
-def best_of(repeats: int, work: Callable[[], T], device: str = "cpu") -> tuple[float, T]:
+def best_of(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
     """Shortest time in seconds of several runs, and the last result."""
-    runs = [seconds(work, device) for _ in range(repeats)]
+    runs = [seconds(work) for _ in range(repeats)]
     return min(took for took, _ in runs), runs[-1][1]
 
 

@@ -5,7 +5,7 @@
     python -m eval.run -m chain-vq-4096,runs/mine         some models; the rest of the results file stays
     python -m eval.run -m foldcomp                        a peer (names in `eval.measure.peers`)
     python -m eval.run --data my_structures/              on your own files
-    python -m eval.run --sweep -m chain-vq-4096           accuracy against stability over beam and λ
+    python -m eval.run --sweep -m chain-vq-4096           accuracy against stability over beam, λ and μ
 
 Peers and plots need `pip install '.[bench]'`. Results are merged by model into OUT/benchmark.json (full mode) or
 OUT/benchmark_small.json, and the report (`eval.report`) is written beside them. Each model runs in a process of its
@@ -49,6 +49,15 @@ def merge(path: Path, section: str, key: str, value: Any) -> None:
     write_whole(path, (text + "\n").encode())
 
 
+def _kept(path: Path, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of an earlier sweep on the same structures that the new one has not measured again."""
+    before = json.loads(path.read_text())["models"].get(found["name"], {}) if path.exists() else {}
+    if any(before.get(k) != found[k] for k in ("chains", "residues", "settings")):
+        return []
+    new = {row["label"] for row in found["rows"]}
+    return [row | {"default": False} for row in before["rows"] if row["label"] not in new]
+
+
 def _peer(name: str, scope: Scope) -> dict[str, Any]:
     try:
         return dict(apart(measure_peer, name, scope))
@@ -78,7 +87,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="your own structures: a folder, .npz or .parquet")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder of the results")] = RESULTS,
     full: Annotated[bool, typer.Option("--full", help="all held-out structures instead of samples")] = False,
-    sweep: Annotated[bool, typer.Option("--sweep", help="accuracy against stability over beam and λ")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="accuracy against stability over beam, λ and μ")] = False,
     beam: Annotated[str, typer.Option(help=f"further beams: {NUMBERS}")] = "",
     latent_weight: Annotated[str, typer.Option(help=f"further λ of the closed loop: {NUMBERS}")] = "",
     rate_weight: Annotated[str, typer.Option(help=f"further μ (rate) of models with a prior: {NUMBERS}")] = "",
@@ -94,7 +103,7 @@ def main(
         raise typer.BadParameter(f"{data}: no such file or folder")
     beams, weights = _numbers(beam, int), _numbers(latent_weight, float)
     if sweep:
-        beams, weights = beams or (1, 8, 32), weights or (0.0, 0.3, 1.0, 4.0, 16.0)
+        beams, weights = beams or (1, 8, 32), weights or (0.0, 1.0, 4.0, 16.0)
     elif full:
         beams = beams or (1,)  # greedy, which the cards show as well
 
@@ -124,8 +133,8 @@ def main(
             if model in PEERS:
                 merge(file, "peers", model, _peer(model, scope))
             elif sweep:
-                found = apart(sweep_model, model, scope)
-                merge(out / f"sweep{kind}.json", "models", found["name"], found)
+                swept, found = out / f"sweep{kind}.json", apart(sweep_model, model, scope)
+                merge(swept, "models", found["name"], found | {"rows": [*found["rows"], *_kept(swept, found)]})
             else:
                 found = apart(measure_model, model, scope)
                 found["seconds"] = round(time.perf_counter() - start, 1)

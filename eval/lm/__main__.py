@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,12 +47,12 @@ PLAN = [  # what README shows, the most telling first
 ]
 
 
-def forms_of(text: str) -> list[AnchorText]:
-    """From 'none,inline,first'."""
-    found = [f.strip() for f in text.split(",") if f.strip()]
-    if not found or set(found) - {"none", "inline", "first"}:
-        raise InputError(f"{text}: anchors are none, inline or first, with commas between")
-    return found  # type: ignore[return-value]
+def chosen(text: str, known: Collection[str]) -> list[Any]:
+    """Some of the known names, from a text such as 'none,inline'."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found or set(found) - set(known):
+        raise InputError(f"{text}: give some of {', '.join(known)}, with commas between")
+    return found
 
 
 def main(
@@ -59,6 +60,7 @@ def main(
         list[str], typer.Argument(help="MODEL, MODEL:open or MODEL:closed[:LATENT_WEIGHT[:RATE_WEIGHT]]")
     ] = [],  # noqa: B006
     anchors: Annotated[str, typer.Option(help="of these rows: none, inline, first, with commas between")] = FORMS,
+    measures: Annotated[str, typer.Option(help="only these")] = ",".join(MEASURES),
     seeds: Annotated[int, typer.Option(help="language models of each")] = 3,
     tokens: Annotated[int, typer.Option(help="of training")] = Settings.tokens,
     residues: Annotated[int, typer.Option(help="of training crops")] = Settings.residues,
@@ -69,8 +71,9 @@ def main(
 ) -> None:
     """Train and measure rows, by default those of README; the entries of other rows stay in the files."""
     folder, settings = data or shared_folder() / "data", Settings(tokens=tokens, residues=residues)
-    steps = PLAN if not rows else [(name, rows, anchors) for name in MEASURES]
-    for name, row, form in [(n, Row.parse(r), f) for n, own, forms in steps for r in own for f in forms_of(forms)]:
+    names, known = chosen(measures, MEASURES), FORMS.split(",")
+    plan = [step for step in PLAN if step[0] in names] if not rows else [(name, rows, anchors) for name in names]
+    for name, row, form in [(n, Row.parse(r), f) for n, own, forms in plan for r in own for f in chosen(forms, known)]:
         began, file, place = time.process_time(), out / f"{name}.json", f"{row.name}-{form}"
         budget: dict[str, Any] = {"seeds": seeds, "tokens": tokens, "crops": 0 if name == "learnability" else crops}
         there = json.loads(file.read_text()).get(place, {}) if file.exists() else {}

@@ -46,10 +46,10 @@ class StructureSet:
     excluded: dict[str, str] = field(default_factory=dict)
     unseen: list[bool] | None = None
 
-    def only(self, kept: Sequence[int], why: dict[str, str] | None = None) -> StructureSet:
-        """Some of the chains; `why` names others."""
+    def only(self, kept: Sequence[int]) -> StructureSet:
+        """Some of the chains."""
         chains, groups = ([some[i] for i in kept] for some in (self.structures, self.groups))
-        return StructureSet(self.name, chains, groups, self.excluded | (why or {}))
+        return StructureSet(self.name, chains, groups, self.excluded)
 
 
 def examples() -> Path:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 __all__ = ["by_bins", "code_rate", "leakage", "rank_frequency", "rounded", "share", "spread", "summary"]
 
 RESAMPLES = 1000
+FOLDS = 5
 PRIOR = 20.0  # pseudo-counts that a code's class counts get from the overall distribution, in `leakage`
 
 Codes = Int[np.ndarray, " l"]
@@ -129,7 +130,7 @@ def _bigram_score(fit: Sequence[Codes], test: Sequence[Codes], size: int) -> tup
 
 
 def leakage(
-    codes: Sequence[Codes], classes: Sequence[Int[np.ndarray, " l"]], groups: Sequence[Any], size: int, folds: int = 5
+    codes: Sequence[Codes], classes: Sequence[Int[np.ndarray, " l"]], groups: Sequence[Any], size: int
 ) -> dict[str, Any] | None:
     """How much a single code tells about a class (such as the residue type) of its slot.
 
@@ -149,11 +150,12 @@ def leakage(
     names = list(dict.fromkeys(groups))
     if len(names) < 2:
         return None
-    fold = {name: i % min(folds, len(names)) for i, name in enumerate(names)}
+    folds = min(FOLDS, len(names))
+    fold = {name: i % folds for i, name in enumerate(names)}
     kinds = max(int(c.max()) for c in classes if len(c)) + 1
     right = base = total = 0
     bits = 0.0
-    for k in range(min(folds, len(names))):
+    for k in range(folds):
         train, test = (
             [np.concatenate(part) for part in zip(*[(c, t) for c, t, g in zip(codes, classes, groups) if inside(g)])]
             for inside in (lambda g: fold[g] != k, lambda g: fold[g] == k)  # noqa: B023

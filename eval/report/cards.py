@@ -159,48 +159,37 @@ def card(name: str) -> str:
     return "\n".join(text)
 
 
-def rates(name: str) -> str:
-    """Accuracy, bits by the prior and steadiness at several rate weights (`eval.measure.chain_prior`)."""
-    found = dig(load("chain_prior"), "models", name, "rates") or {}
-    columns: Columns = {
-        "μ": lambda r: r["μ"],
-        "RMSD mean": numbers(3, "rmsd mean"),
-        "p95": numbers(3, "rmsd p95"),
-        "bits": numbers(2, "prior bits"),
-        "unigram bits": numbers(2, "unigram bits"),
-        "codes kept": shares(1, "codes kept"),
-    }
-    return Table(columns, ({"μ": rate, **row} for rate, row in found.items())).markdown()
-
-
 def price() -> str:
     """What the default's preference for likely codes costs and buys, beside none."""
-    found, weight = load("chain_prior"), load_config("chain-vq-4096")["rate_weight"]
-    rates = found["models"]["chain-vq-4096"]["rates"]
-    none, default = rates["0"], rates[f"{weight:g}"]
-    least = min((r for r in rates if float(r)), key=float)
+    swept = load("sweep")["models"]["chain-vq-4096"]["rows"]
+    default = next(row for row in swept if row["default"])
+    none = next(row for row in swept if row["options"] == default["options"] | {"rate_weight": 0.0})
+    bits = [row["rate"]["unigram_bits_corrected"] for row in (none, default)]
+    kept = [row["jitter"]["0.1"]["codes"] for row in (none, default)]
     return (
-        f"On {found['chains']} validation chains of all kinds a weight of {weight:g} costs "
-        f"{default['rmsd mean'] - none['rmsd mean']:.2f} Å ({default['rmsd mean']:.3f} instead of "
-        f"{none['rmsd mean']:.3f}), takes the bits of a simple Markov model from {rates[least]['prior bits']:.1f} "
-        f"(weight {least}) to {default['prior bits']:.1f}, and the codes that survive {found['noise']:g} Å of noise "
-        f"from {none['codes kept']:.0%} to {default['codes kept']:.0%}."
+        f"On {none['rmsd']['n']} validation chains a weight of {default['options']['rate_weight']:g} costs "
+        f"{default['rmsd']['mean'] - none['rmsd']['mean']:.2f} Å ({default['rmsd']['mean']:.3f} instead of "
+        f"{none['rmsd']['mean']:.3f}), takes the unigram bits from {bits[0]:.1f} to {bits[1]:.1f}, and the codes that "
+        f"survive 0.1 Å of noise from {kept[0]:.0%} to {kept[1]:.0%}."
     )
 
 
 def searches() -> str:
-    """The default model's codes under other beams, and the widest under other λ (`python -m eval.run --sweep`)."""
+    """The default model's codes under other beams and μ, and the widest under other λ (`eval.run --sweep`)."""
     found = load("sweep")["models"]["chain-vq-4096"]
     columns: Columns = {
         "assignment": lambda r: r["label"],
         "RMSD, Å": average(3, "rmsd"),
         "p95": numbers(3, "rmsd", "p95"),
+        "unigram bits": numbers(2, "rate", "unigram_bits_corrected"),
         "codes kept, 0.1 Å noise": shares(1, "jitter", "0.1"),
         "20 residues cut off": shares(0, "crop start", "20"),
     }
     shown = [r for r in found["rows"] if not r["options"].get("latent_weight") or r["options"]["beam"] == 32]
     text = Table(columns, sorted(shown, key=lambda r: r["rmsd"]["mean"])).markdown()
-    return f"{text}\n\n{found['chains']} validation chains, from their codes without anchors, at a rate weight of 0."
+    return (
+        f"{text}\n\n{found['chains']} complete validation chains of at most 500 residues; open loop with its anchors."
+    )
 
 
 def _by_length(row: Row) -> str:
@@ -252,7 +241,5 @@ def fill_proteins() -> None:
     blocks |= {"price": price(), "searches": searches()}
     fill(ROOT / "README.md", blocks)
     for name in models:
-        fill(
-            ROOT / "checkpoints" / name / "README.md",
-            {"results": card(name), "comparison": comparison(), "rates": rates(name)},
-        )
+        fill(ROOT / "checkpoints" / name / "README.md", {"results": card(name), "comparison": comparison()})
+    fill(ROOT / "checkpoints" / "chain-vq-4096" / "README.md", {"searches": searches()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ATOMS", "BACKBONE", "BASES", "FRAME", "HANGING", "IN_FRAME", "LETTERS", "PHOSPHATE", "SLOTS", "names_of"]
+__all__ = ["ATOMS", "BACKBONE", "BASES", "FRAME", "IN_FRAME", "LETTERS", "PHOSPHATE", "SLOTS", "names_of"]
 
 # slots of a nucleotide: the backbone, then the base from the glycosidic N on; O2' is empty in DNA
 BACKBONE = ("P", "OP1", "OP2", "O5'", "C5'", "C4'", "O4'", "C3'", "O3'", "C2'", "O2'", "C1'")
@@ -23,7 +23,6 @@ LETTERS = "ACGUTacgut"
 # the rigid frame of a nucleotide, in the part that N, CA and C play in a protein
 FRAME = ("C4'", "C3'", "C1'")
 IN_FRAME = tuple(BACKBONE.index(name) for name in FRAME)
-HANGING = tuple(i for i in range(len(BACKBONE)) if i not in IN_FRAME)  # slots of the backbone that hang on it
 
 
 def names_of(letter: str) -> tuple[str, ...]:

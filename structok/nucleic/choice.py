@@ -17,12 +17,12 @@ from structok.polymer.near import near_pairs
 __all__ = ["Contact", "best_path", "contacts_of", "settle"]
 
 _LINK = 1.607  # Å, O3'-P (Gelbin et al. 1996)
-_STRETCH = 6.0  # Å² of error that a link off by 1 Å is worth
+_STRETCH = 16.0  # Å² of error that a link off by 1 Å is worth
 _CONTACT = 4.0  # the same of a hydrogen bond
 _HYDROGEN_BOND = 3.4  # Å, between N or O of two bases
 # what tells base pairs from others (biotite's `base_pairs`): Å between N or O, Å between planes, cosine between normals
 _PAIR, _HEIGHT, _ANGLE = 3.6, 2.5, math.cos(math.radians(115))
-_CROSSING, _BEYOND, _MARGIN = 3.0, 40.0, 0.05  # Å² for crossing them, Å² for each Å² beyond, Å to stay away from them
+_CROSSING, _BEYOND, _MARGIN = 12.0, 40.0, 0.05  # Å² for crossing them, Å² for each Å² beyond, Å to stay away from them
 _WIDE = 4.6  # Å; contacts that are longer do not come to be shorter than `_PAIR`
 _POLAR = tuple(BACKBONE.index(name) for name in SUGAR_OXYGENS)
 _SWEEPS = 8

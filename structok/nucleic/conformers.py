@@ -1,9 +1,10 @@
-"""Conformers of nucleotides: phosphate, sugar and the pose of the base, in the nucleotide's frame.
+"""Conformers of nucleotides: phosphate, sugar and the pose of the base, in the nucleotide's rebuilt frame.
 
-A base is rigid, so that a conformer says where it sits, not where its atoms are: three points stand for it, and all
-bases share one codebook for RNA and one for DNA. Like side chains, a conformer is chosen by where the true atoms lie in
-the frame that the decoder will have; among those that serve about as well, `choice` picks those that fit their
-neighbours.
+The atoms of the frame are among them, so that a conformer makes good some of what the steps are off; the next step
+starts from the rebuilt frame all the same. A base is rigid, so that a conformer says where it sits, not where its atoms
+are: three points stand for it, and all bases share one codebook for RNA and one for DNA. Like side chains, a conformer
+is chosen by where the true atoms lie in the frame that the decoder will have; among those that serve about as well,
+`choice` picks those that fit their neighbours.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ from torch import Tensor
 
 from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, kabsch
-from structok.nucleic.atoms import BACKBONE, BASES, HANGING, PHOSPHATE
+from structok.nucleic.atoms import BACKBONE, BASES, IN_FRAME, PHOSPHATE
 
 __all__ = ["POINTS", "SUGAR_OXYGENS", "Bases", "Conformers", "Options", "observed_points", "weights"]
 
-POINTS = len(HANGING) + 3  # atoms of the backbone outside the frame, then the base's points
-P, O3 = HANGING.index(BACKBONE.index("P")), HANGING.index(BACKBONE.index("O3'"))
-O2 = HANGING.index(BACKBONE.index("O2'"))
+POINTS = len(BACKBONE) + 3  # slots of the backbone, then the base's points
+P, O3, O2 = (BACKBONE.index(name) for name in ("P", "O3'", "O2'"))
 SUGAR_OXYGENS = ("O4'", "O3'", "O2'")
-PHOSPHATE_POINTS = [HANGING.index(i) for i in PHOSPHATE]
+FRAME_WEIGHT = 16.0  # what an atom of the frame counts beside others; without it, three of twenty hardly would
 _FEWEST = 3  # atoms of a base, or of a sugar, without which their pose is not known
 _GLYCOSIDIC = 2.0  # Å, from C1' to N; what hangs on another atom (pseudouridine) is not one of the bases
 
@@ -107,7 +107,7 @@ class Conformers:
         patterns, of = weight.unique(dim=0, return_inverse=True)
         for p, kept in enumerate(patterns):
             rows, there = (of == p).nonzero()[:, 0], kept > 0
-            book = self._books[not bool(there[PHOSPHATE_POINTS].any())]
+            book = self._books[not bool(there[list(PHOSPHATE)].any())]
             scale = kept[there, None].sqrt()
             e = (self.points[book][:, there] * scale).flatten(1).contiguous()
             k = min(count, len(e))
@@ -120,15 +120,16 @@ def observed_points(points: Float[Tensor, "l p 3"], sequence: str) -> Bool[Tenso
     """Nucleotides of which enough is there to be coded: half the sugar, and the base if its letter says which."""
     seen = points.isfinite().all(-1)
     kind = torch.frombuffer(bytearray(sequence.upper(), "latin-1"), dtype=torch.uint8)
-    sugar = [i for i in range(len(HANGING)) if i not in PHOSPHATE_POINTS]
-    return (seen[:, sugar].sum(1) >= _FEWEST) & (seen[:, len(HANGING) :].all(1) | (kind == ord("X")))
+    sugar = [i for i in range(len(BACKBONE)) if i not in (*PHOSPHATE, *IN_FRAME)]
+    return (seen[:, sugar].sum(1) >= _FEWEST) & (seen[:, len(BACKBONE) :].all(1) | (kind == ord("X")))
 
 
 def weights(points: Float[Tensor, "l p 3"], sequence: str) -> Float[Tensor, "l p"]:
     """How many atoms each point stands for, 0 where it is missing; O2' of DNA does not count."""
     weight = points.isfinite().all(-1).float()
+    weight[:, IN_FRAME] *= FRAME_WEIGHT
     for letter, names in BASES.items():
-        weight[rows_of(sequence, letter), len(HANGING) :] *= len(names) / 3
+        weight[rows_of(sequence, letter), len(BACKBONE) :] *= len(names) / 3
     small = [i for i, letter in enumerate(sequence) if letter.islower()]
     weight[small, O2] = 0
     return weight

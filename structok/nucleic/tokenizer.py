@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from structok.checkpoint import check_tensors, make_config
+from structok.codebook.nearest import nearest_code
 from structok.errors import CheckpointError, InputError
-from structok.geometry import apply, backbone_frames
-from structok.nucleic.atoms import BACKBONE, BASES, HANGING, IN_FRAME, SLOTS
+from structok.geometry import apply, backbone_frames, invert
+from structok.nucleic.atoms import BACKBONE, BASES, IN_FRAME, SLOTS
 from structok.nucleic.chain import NucleicChain
 from structok.nucleic.choice import best_path, contacts_of, settle
 from structok.nucleic.conformers import (
@@ -34,6 +36,7 @@ from structok.nucleic.metrics import compare_atoms, frame_rmsd
 from structok.polymer.chain import ChainModel
 from structok.polymer.link import Link
 from structok.polymer.local import onto_rebuilt
+from structok.polymer.search import pose_rows
 from structok.read.structures import structure
 from structok.structure import Polymer
 from structok.tokenizer import Search, Tokenizer
@@ -45,7 +48,8 @@ LINK = Link(limit=9.0, stride=6.0)  # C1' to C4', C3' to C3' (A-form 5.9 Å, B-f
 BOND = 2.5  # Å, from O3' to P
 REACH = 6.0  # Å; a nucleotide with an atom that no conformer comes nearer to is of another kind
 UNIT, NONE = 0.001, np.iinfo(np.int16).min  # Å, of stored coordinates; an atom that is not there
-_OXYGENS = [HANGING.index(BACKBONE.index(name)) for name in SUGAR_OXYGENS]
+_MADE = 0.01  # Å², error of a step or conformer up to which a chain counts as made of codes (files round to 0.001 Å)
+_OXYGENS = [BACKBONE.index(name) for name in SUGAR_OXYGENS]
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,17 @@ class NucleicVQConfig:
 class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
     """Tokenizer of DNA and RNA with all heavy atoms.
 
-    A step places the frame (C4', C3', C1') of a nucleotide after the one before; its conformer adds phosphate, sugar
-    and base. Nucleotides whose frame is missing carry a bridge, as in proteins. One of which too little else is there
-    (no base, less than half a sugar) has conformer -1 and comes back as its frame only. A nucleotide without a
-    phosphate comes back without; of one that lacks other atoms, all come back.
+    A step places the frame (C4', C3', C1') of a nucleotide after the one before; its conformer says where in that frame
+    phosphate, sugar and base lie, and the frame's own atoms better than the step. Nucleotides whose frame is missing
+    carry a bridge, as in proteins. One of which too little else is there (no base, less than half a sugar) has
+    conformer -1 and comes back as its frame only. A nucleotide without a phosphate comes back without; of one that
+    lacks other atoms, all come back.
 
     Parameters
     ----------
     config : see `NucleicVQConfig`
     steps : shape=(codebook_size, 3, 3), Å
-    books : conformers of 'rna' and 'dna', shape=(conformers, 12, 3), Å
+    books : conformers of 'rna' and 'dna', shape=(conformers, 15, 3), Å, see `conformers.POINTS`
     templates : atoms of each base, Å
     """
 
@@ -167,23 +172,63 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
         return x
 
     def assign(self, items: Sequence[NucleicChain], search: Search, batch_size: int) -> list[Int[np.ndarray, "two l"]]:
-        frames = [torch.from_numpy(chain.frames) for chain in items]
-        codes = self.model.encode(frames, beam=search.beam, batch_size=batch_size)
-        return [np.stack([row.numpy(), self._conformers(chain, row)]) for chain, row in zip(items, codes)]
+        found = [self._made_of_codes(chain) for chain in items]
+        todo = [i for i, codes in enumerate(found) if codes is None]
+        frames = [torch.from_numpy(items[i].frames) for i in todo]
+        for i, row in zip(todo, self.model.encode(frames, beam=search.beam, batch_size=batch_size)):
+            found[i] = np.stack([row.numpy(), self._conformers(items[i], row)])
+        return [codes for codes in found if codes is not None]
+
+    def _points(self, chain: NucleicChain) -> Float[Tensor, "l 15 3"]:
+        """Backbone and bases' points, Å."""
+        atoms = torch.from_numpy(chain.atoms)
+        return torch.cat([atoms[:, : len(BACKBONE)], self.bases.points(atoms, chain.sequence)], 1)
+
+    @cached_property
+    def _shapes(self) -> dict[str, Conformers]:
+        """Conformers in the frames of their own atoms: what they are like wherever they lie."""
+        points = {kind: book.points.double() for kind, book in self.books.items()}
+        return {
+            kind: Conformers(apply(invert(backbone_frames(x[:, IN_FRAME])), x), self.config.n_bare)
+            for kind, x in points.items()
+        }
+
+    def _made_of_codes(self, chain: NucleicChain) -> Int[np.ndarray, "two l"] | None:
+        """Codes of a chain that our decoder made, so that encoding again changes nothing; None of others.
+
+        Only of whole chains. The shape of a nucleotide tells its conformer, and where the frame of the steps lies.
+        """
+        points = self._points(chain).double()
+        frames = backbone_frames(points[:, IN_FRAME])
+        local = apply(invert(frames), points).float()
+        if not (chain.mask.all() and observed_points(local, chain.sequence).all()):
+            return None
+        codes, weight = torch.empty(2, len(chain), dtype=torch.long), weights(local, chain.sequence)
+        for kind, rows in _by_sugar(chain.sequence, torch.from_numpy(chain.mask)):
+            error, code = self._shapes[kind].nearest(local[rows], weight[rows], 1)
+            if not (error < _MADE).all():
+                return None
+            codes[1, rows] = code[:, 0]
+            placed = self.books[kind].points[code[:, 0]][:, IN_FRAME].double()
+            frames[rows] = frames[rows] @ invert(backbone_frames(placed))
+        steps, known = pose_rows(invert(frames[:-1]) @ frames[1:]), pose_rows(self.model.transforms.cpu())
+        error, index = nearest_code(steps, known)
+        codes[0, 1:] = index
+        codes[0, 0] = index[0]  # places nothing, and the conformer says how the first nucleotide looks
+        return codes.numpy() if bool((error < _MADE).all()) else None
 
     def _conformers(self, chain: NucleicChain, codes: Int[Tensor, " l"]) -> Int[np.ndarray, " l"]:
         """Conformer codes on the frames that the steps rebuild."""
         rebuilt = self.model.decode(codes.to(self.device)).cpu()
         rebuilt = torch.where(torch.from_numpy(chain.mask)[:, None, None], rebuilt, torch.nan)
-        atoms = torch.from_numpy(chain.atoms)
-        bases = self.bases.points(atoms, chain.sequence)
-        points = torch.cat([atoms[:, IN_FRAME], atoms[:, HANGING], bases], 1)
-        local = onto_rebuilt(points, rebuilt)[:, 3:]
+        atoms, points = torch.from_numpy(chain.atoms), self._points(chain)
+        bases = points[:, len(BACKBONE) :]
+        local = onto_rebuilt(torch.cat([points[:, IN_FRAME], points], 1), rebuilt)[:, 3:]
         able = observed_points(local, chain.sequence)
         weight = weights(local, chain.sequence)
         count = self.config.choices
         options = Options(torch.zeros(len(chain), count), torch.full((len(chain), count), -1))
-        parts = [P, O3, *_OXYGENS, *range(len(HANGING), POINTS)]
+        parts = [P, O3, *_OXYGENS, *range(len(BACKBONE), POINTS)]
         placed = torch.full((len(chain), count, len(parts), 3), torch.nan, dtype=torch.float64)
         for kind, rows in _by_sugar(chain.sequence, able):
             options.error[rows], options.code[rows] = self.books[kind].nearest(local[rows], weight[rows], count)
@@ -230,8 +275,9 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
             frames = backbone_frames(coords)
             for kind, rows in _by_sugar(sequence, code >= 0):
                 points[rows] = apply(frames[rows], self.books[kind].points[code[rows]].double())
-            atoms[:, HANGING] = points[:, : len(HANGING)]
-            self.bases.place(points[:, len(HANGING) :], sequence, atoms)
+            coded = code >= 0
+            atoms[coded, : len(BACKBONE)] = points[coded, : len(BACKBONE)]
+            self.bases.place(points[:, len(BACKBONE) :], sequence, atoms)
         atoms[~torch.from_numpy(tokens.mask)] = torch.nan
         chain_id = "A" if tokens.chain is None else tokens.chain
         return NucleicChain(atoms.float().numpy(), sequence, chain_id, tokens.residue_ids, name=tokens.id)

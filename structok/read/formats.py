@@ -20,6 +20,7 @@ __all__ = [
     "BROKEN",
     "GAPS_SAID",
     "MOLECULES",
+    "STRUCTURES",
     "Titles",
     "decompress",
     "open_file",
@@ -37,6 +38,7 @@ _KINDS = {
     ".mol2": "mol2",
 }
 MOLECULES = ("sdf", "mol2")
+STRUCTURES = ("pdb", "cif", "bcif", "fcz", "foldcomp")  # the last is an entry of a database
 GAPS_SAID = "REMARK   6 WRITTEN BY STRUCTOK: WHAT IS NOT IN REMARK 465 IS NOT MISSING"
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")

@@ -17,6 +17,7 @@ from structok.data.columns import STRUCTURE
 from structok.data.shards import modality_of, read_rows, rows_of, structure_of
 from structok.errors import InputError, StructokError
 from structok.files import open_parquet
+from structok.read.formats import MOLECULES, STRUCTURES
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
@@ -147,7 +148,7 @@ class Distinct:
     def rename(self, units: Iterable[Unit]) -> Iterator[Unit]:
         """The same units, some with a `title`."""
         for unit in units:
-            if unit.modality == "protein" and unit.kind not in ("", "rows", "row"):
+            if unit.kind in STRUCTURES:
                 name = stem = unit.name
                 self._count = self._count + 1 if stem == self._stem else 1
                 if self._count > 1 or name == self._name:
@@ -182,10 +183,10 @@ def read_units(
                 raise InputError(f"{unit.source}: {unit.error}")
             if unit.kind in ("rows", "row"):
                 yield from _read_rows(unit, log, chain, wanted)
-            elif unit.modality == "protein":
-                yield from _read_chains(unit, log, chain, wanted)
-            else:
+            elif unit.kind in MOLECULES:
                 yield _read_molecule(unit, log, add_hs)
+            else:
+                yield from _read_chains(unit, log, chain, wanted)
         except StructokError as error:
             log.error(error, unit.source)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -273,7 +274,7 @@ def _read_rows(unit: Unit, log: Reporter, chain: str | None, wanted: Wanted) -> 
         for number, (xyz, row) in enumerate(rows_of(table), first + skipped):
             source = unit.source if unit.kind == "row" else f"{unit.source}, row {number + 1}"
             try:
-                if modality == "molecule" or chain in (None, row.get("chain")):
+                if chain in (None, row.get("chain", chain)):  # molecules have none
                     yield modality, source, structure_of(xyz, row)
             except StructokError as error:
                 log.error(InputError(f"{source}: {error}"), source)

@@ -67,7 +67,7 @@ def _elements() -> frozenset[str]:
 
 
 def read_molecules(
-    source: str | os.PathLike[str] | IO[bytes], fmt: str | None = None, add_hs: bool = False
+    source: str | os.PathLike[str] | IO[bytes], add_hs: bool = False
 ) -> Iterator[tuple[str, Mol | StructokError]]:
     """Stream the molecules of a file as (id, sanitised Mol with its hydrogens).
 
@@ -77,7 +77,6 @@ def read_molecules(
     Parameters
     ----------
     source : path (`.sdf`, `.mol`, `.mol2`, compressed or not) or a binary file, such as stdin
-    fmt : 'sdf' (also MOL) or 'mol2'; default: by the path's suffix, or by what stdin begins with
     add_hs : add missing hydrogens, with coordinates
 
     Raises
@@ -86,10 +85,10 @@ def read_molecules(
         If the file does not exist or its kind is unknown.
     """
     if not isinstance(source, (str, os.PathLike)):
-        yield from _records(source, fmt or _sniff(source), "stdin", add_hs)
+        yield from _records(source, _sniff(source), "stdin", add_hs)
         return
     path = Path(source)
-    kind = fmt or suffix_kind(path)
+    kind = suffix_kind(path)
     if kind not in MOLECULES:
         raise InputError(f"{path}: unknown kind of molecule file; expected .sdf, .mol or .mol2 (also .gz, .bz2, .zst)")
     try:

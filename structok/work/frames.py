@@ -30,7 +30,7 @@ def in_frames(
     """
     for (source, name), found in groupby(encoded, lambda pair: (pair[0][1], pair[1].id)):
         first, *more = found
-        if not more or first[1].modality == "molecule":
+        if not more or first[1].chain is None:  # no chains of one structure
             yield from (first, *more)
             continue
         from structok.frame import share_frame

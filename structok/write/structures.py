@@ -31,7 +31,6 @@ def write_structure(
     chains: Sequence[Backbone],
     path: str | os.PathLike[str],
     *,
-    format: str | None = None,
     oxygen: bool = False,
 ) -> None:
     """Write chains into one PDB, mmCIF or BinaryCIF file (.gz too), whole or not at all.
@@ -42,7 +41,7 @@ def write_structure(
         If the suffix is unknown, no residue is observed, or the chains do not fit the PDB format.
     """
     path = Path(path)
-    kind = format or suffix_kind(path.name)
+    kind = suffix_kind(path.name)
     if kind not in ("pdb", "cif", "bcif") or path.suffix.lower() in (".bz2", ".xz", ".zst"):
         raise InputError(f"{path}: unknown suffix; use .pdb, .cif or .bcif (.gz too)")
     write_whole(path, structure_bytes(chains, kind, oxygen=oxygen, label=str(path)))

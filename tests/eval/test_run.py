@@ -60,7 +60,7 @@ def test_a_model_that_does_not_exist_fails_by_name(tmp_path, structures):
     app = typer.Typer()
     app.command()(run.main)
     patch = pytest.MonkeyPatch()
-    patch.setattr(run, "_apart", lambda work, *arguments: work(*arguments))
+    patch.setattr(run, "apart", lambda work, *arguments: work(*arguments))
     out = ["--data", str(structures), "-o", str(tmp_path), "--no-report"]
     done = CliRunner().invoke(app, ["-m", "no-such-model", *out])
     patch.undo()

@@ -12,15 +12,15 @@ import structok
 from structok.errors import InputError, TokensError
 from structok.nucleic.atoms import ATOMS, BACKBONE, BASES, FRAME, IN_FRAME, LETTERS, names_of
 from structok.nucleic.chain import NucleicChain
-from structok.nucleic.choice import best_path
+from structok.nucleic.choice import _STRETCH, best_path
 from structok.nucleic.conformers import Options
 from structok.nucleic.metrics import compare_atoms, frame_rmsd, is_north, link_lengths, pseudorotation
 from train.polymer.data import load_nucleic
 
 # codes of a made-up chain; they change only with a retrained checkpoint
 GOLDEN = {
-    "codes": [2726, 3271, 92, 3283, 1905, 2094, 2561, 1161, 3980, 219],
-    "conformers": [1067, 1472, 2193, 1568, 503, 173, 3, 661, 571, 3836],
+    "codes": [353, 3517, 92, 2072, 2979, 3219, 2561, 1161, 3980, 219],
+    "conformers": [1024, 1635, 2193, 1570, 2159, 403, 84, 187, 1795, 3836],
 }
 
 
@@ -46,6 +46,12 @@ def make(model, sequence, seed=0, bare=()):
     return model.decode(structok.Tokens(codes, "nucleic", sequence=sequence, conformers=conformers))
 
 
+def noisy(chain, size=0.05):
+    """Not made of codes any more, so that they have to be searched for."""
+    noise = np.random.default_rng(0).normal(scale=size, size=chain.atoms.shape)
+    return NucleicChain(chain.atoms + noise, chain.sequence)
+
+
 @pytest.mark.parametrize("letter", sorted(set(LETTERS) - set("Tu")))
 def test_atoms_are_those_of_the_component_dictionary(letter):
     residue = info.residue(letter if letter.isupper() else f"D{letter.upper()}")
@@ -56,7 +62,7 @@ def test_atoms_are_those_of_the_component_dictionary(letter):
 
 def test_unseen_chains_come_back_within_the_measured_error(model, validation):
     back = model.decode_batch(model.encode_batch(validation))
-    assert np.mean([frame_rmsd(a.atoms, b.atoms) for a, b in zip(back, validation)]) <= 0.26
+    assert np.mean([frame_rmsd(a.atoms, b.atoms) for a, b in zip(back, validation)]) <= 0.20
     assert np.mean([compare_atoms(a.atoms, b.atoms).rmsd for a, b in zip(back, validation)]) <= 0.42
     north = [np.concatenate([is_north(pseudorotation(c.atoms)) for c in chains]) for chains in (back, validation)]
     known = np.concatenate([np.isfinite(pseudorotation(c.atoms)) for c in validation])
@@ -88,11 +94,24 @@ def test_any_codes_decode_to_the_atoms_of_their_nucleotides(sequence, seed):
 
 @pytest.mark.parametrize("letter", LETTERS)
 def test_nucleotides_come_back_from_their_own_atoms_under_their_own_names(model, letter):
-    chain = make(model, letter * 6, seed=1)
+    chain = noisy(make(model, letter * 6, seed=1))
     back = model.decode(model.encode(chain))
-    assert frame_rmsd(back.atoms, chain.atoms) < 0.1
-    assert compare_atoms(back.atoms, chain.atoms).rmsd < 0.25
+    assert frame_rmsd(back.atoms, chain.atoms) < 0.5
+    assert compare_atoms(back.atoms, chain.atoms).rmsd < 1.0
     assert (np.isfinite(back.atoms) == np.isfinite(chain.atoms)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(LETTERS, min_size=2, max_size=20), st.integers(0, 2**32 - 1))
+def test_encoding_what_was_decoded_changes_nothing(sequence, seed):
+    model, random = structok.load("nucleic-vq-4096"), np.random.default_rng(seed)
+    chain = make(model, sequence, seed, bare=[0])
+    turn = torch.from_numpy(random.normal(size=(3, 3)))
+    moved = chain.atoms @ torch.linalg.qr(turn).Q.numpy() * np.linalg.det(torch.linalg.qr(turn).Q.numpy())
+    tokens = model.encode(NucleicChain((moved + 30.0).round(3), sequence))  # as a file has it
+    back = model.decode(tokens)
+    assert compare_atoms(back.atoms, chain.atoms).rmsd < 0.02
+    assert model.encode(back) == tokens
 
 
 def test_dna_and_rna_mix_in_one_chain(model):
@@ -165,7 +184,7 @@ def test_text_and_records_bring_the_chain_back(model):
 
 
 def test_golden_codes(model):
-    tokens = model.encode(make(model, "GGCAUCgatc", seed=5))
+    tokens = model.encode(noisy(make(model, "GGCAUCgatc", seed=5)))
     for name, golden in GOLDEN.items():
         assert getattr(tokens, name).tolist() == golden
 
@@ -201,7 +220,7 @@ def test_the_best_path_is_that_of_brute_force():
         total = sum(float(error[i, c]) for i, c in enumerate(path))
         for i in (1, 3):
             length = float((ends[i, path[i], 0] - ends[i - 1, path[i - 1], 1]).norm())
-            total += (length - 1.607) ** 2
+            total += _STRETCH * (length - 1.607) ** 2
         return total
 
     best = min(np.ndindex(3, 3, 3, 3), key=cost)

@@ -31,17 +31,15 @@ class ProteinChain:
         return backbone
 
 
-def load_proteins(path: Path, split: int, *, trusted: bool = True) -> list[ProteinChain]:
+def load_proteins(path: Path, split: int) -> list[ProteinChain]:
     """Chains of a split from an npz: `xyz` int16 [R, 14, 3] in 0.01 Å, `offsets`, `seq`, `resnum`, `break_before`.
 
-    Residues that the numbering says are missing get empty slots, as from a file. `trusted` leaves out chains without
-    B-factors, or whose coordinates are rounded to 0.1 Å: a program may have built their side chains.
+    Residues that the numbering says are missing get empty slots, as from a file. Chains without
+    B-factors are left out, and those with coordinates rounded to 0.1 Å: a program may have built their side chains.
     """
     with np.load(path) as file:
         data = {key: file[key] for key in file.files}
-    chosen = data["split"] == split
-    if trusted:
-        chosen &= (data["has_bfactor"] == 1) & (data["rounded_0p1"] == 0)
+    chosen = (data["split"] == split) & (data["has_bfactor"] == 1) & (data["rounded_0p1"] == 0)
     return [_chain(data, int(i)) for i in np.flatnonzero(chosen)]
 
 

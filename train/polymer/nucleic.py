@@ -22,8 +22,8 @@ from torch import Tensor
 from structok.codebook.kmeans import centroids, kmeans, spread_seeds
 from structok.codebook.nearest import nearest_code
 from structok.geometry import apply, backbone_frames, gram_schmidt, invert, rigid
-from structok.nucleic.atoms import BACKBONE, BASES, HANGING, IN_FRAME
-from structok.nucleic.conformers import O2, PHOSPHATE_POINTS, POINTS, Bases
+from structok.nucleic.atoms import BACKBONE, BASES, IN_FRAME, PHOSPHATE
+from structok.nucleic.conformers import FRAME_WEIGHT, O2, POINTS, Bases
 from structok.nucleic.tokenizer import BOND, LINK, NucleicVQ, NucleicVQConfig
 from structok.polymer.chain import ChainModel, chain_steps
 from structok.polymer.local import onto_rebuilt
@@ -38,10 +38,10 @@ ODD = 0.5  # Å from the usual base; such bases have a wrong geometry and teach 
 
 
 class Seen(NamedTuple):
-    """Nucleotides of one kind of sugar, frame first, then `POINTS`: in the rebuilt frames and in their own, Å."""
+    """Points of nucleotides of one kind of sugar (`conformers.POINTS`), in the rebuilt frames and in their own, Å."""
 
-    local: Float[Tensor, "m n 3"]
-    own: Float[Tensor, "m n 3"]
+    local: Float[Tensor, "m p 3"]
+    own: Float[Tensor, "m p 3"]
 
 
 def frames_of(chain: NucleicChain) -> Float[Tensor, "l 3 3"]:
@@ -128,15 +128,16 @@ def gather(
     local = []
     for chain, row in zip(kept, codes):
         atoms = torch.from_numpy(chain.atoms)
-        points = torch.cat([frames_of(chain), atoms[:, HANGING], bases.points(atoms, chain.sequence)], 1)
+        points = torch.cat([frames_of(chain), atoms[:, : len(BACKBONE)], bases.points(atoms, chain.sequence)], 1)
         local.append(onto_rebuilt(points, model.decode(row)).double())
     x = torch.cat(local)
     dna = torch.tensor([letter.islower() for c in kept for letter in c.sequence])
     frames = backbone_frames(x[:, :3])
-    own, usual = apply(invert(frames), x), usual_errors(frames, *USUAL)
+    usual, x = usual_errors(frames, *USUAL), x[:, 3:]
+    own = apply(invert(frames), x)
     found = {}
     for kind, rows in (("rna", ~dna), ("dna", dna)):
-        needed = [i for i in range(x.shape[1]) if kind == "rna" or i != 3 + O2]
+        needed = [i for i in range(POINTS) if kind == "rna" or i != O2]
         whole = rows & x[:, needed].isfinite().all(-1).all(-1) & usual
         found[kind] = Seen(x[whole].float(), own[whole].float())
     return found, frames[usual]
@@ -146,14 +147,15 @@ def learn_book(
     kind: str, seen: Seen, errors: Tensor, codes: int, bare: int, sample: int, rounds: int, random: torch.Generator
 ) -> Float[Tensor, "k p 3"]:
     """Conformers of one kind of sugar: with a phosphate, then without."""
-    x = in_many_frames(seen.local[:, 3:], seen.own[:, 3:], errors, sample, random)
-    frame = seen.own[:, :3].median(0).values
+    x = in_many_frames(seen.local, seen.own, errors, sample, random)
     parts = []
-    for size, left_out in ((codes - bare, []), (bare, PHOSPHATE_POINTS)):
+    for size, left_out in ((codes - bare, ()), (bare, PHOSPHATE)):
         kept = [i for i in range(POINTS) if i not in left_out and not (kind == "dna" and i == O2)]
-        weight = torch.tensor([3.0 if i >= len(HANGING) else 1.0 for i in kept])  # bases have 8 to 11 atoms
-        stiff = stiff_pairs(torch.cat([seen.own[:, :3], seen.own[:, 3:][:, kept]], 1))
-        book, error = learn_conformers(x[:, kept], weight, size, frame, stiff, rounds, random)
+        weight = torch.ones(POINTS)
+        weight[list(IN_FRAME)] = FRAME_WEIGHT
+        weight[len(BACKBONE) :] = 3.0  # bases have 8 to 11 atoms
+        stiff = stiff_pairs(seen.own[:, kept], frame=0)
+        book, error = learn_conformers(x[:, kept], weight[kept], size, torch.empty(0, 3), stiff, rounds, random)
         whole = torch.full((size, POINTS, 3), torch.nan)
         whole[:, kept] = book
         parts.append(whole)
@@ -171,7 +173,7 @@ def main(
     beam: Annotated[int, typer.Option(help="the checkpoint's default")] = 256,
     training_beam: int = 16,
     rounds: Annotated[int, typer.Option(help="of closed-loop refinement")] = 4,
-    sample: Annotated[int, typer.Option(help="nucleotides of each kind for k-means")] = 40_000,
+    sample: Annotated[int, typer.Option(help="nucleotides of each kind for k-means")] = 80_000,
     seed: int = 0,
     force: bool = False,
 ) -> None:
@@ -188,7 +190,7 @@ def main(
         steps = torch.cat([steps, learn_breaks(steps, breaks, break_windows(chains), training_beam, progress)])
     templates = base_templates(chains)
     model = ChainModel(steps.view(-1, 3, 3), breaks, link=LINK)
-    seen, errors = gather(chains, model, Bases(templates), training_beam)
+    seen, errors = gather(chains, model, Bases(templates), beam)
     books = {kind: learn_book(kind, seen[kind], errors, conformers, bare, sample, 2, random) for kind in seen}
     config = NucleicVQConfig(codes, conformers, breaks, bare, beam)
     NucleicVQ(config, steps.view(-1, 3, 3), books, templates).save(out)

@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 
 import structok
 from eval.lm import tolerance
-from eval.lm.__main__ import forms_of, main
+from eval.lm.__main__ import chosen, main
 from eval.lm.chains import chain_figures, distances
 from eval.lm.heldout import Held, figure, update
 from eval.lm.learnability import beside, predict, scores, unigram_bits
@@ -323,9 +323,9 @@ def test_rows_are_named():
         if bad != "chain-vq-64:":
             with pytest.raises(InputError, match=bad):
                 Row.parse(bad)
-    assert forms_of("none, first") == ["none", "first"]
+    assert chosen("none, first", ["none", "inline", "first"]) == ["none", "first"]
     with pytest.raises(InputError, match="behind"):
-        forms_of("behind")
+        chosen("behind", ["none"])
 
 
 def test_results_are_replaced_row_by_row(tmp_path):
@@ -344,7 +344,14 @@ def test_rows_end_to_end(data, tmp_path, monkeypatch):
         cluster40=data.cluster, split=data.split, seq=data.sequence, name=np.array(data.names),
     )  # fmt: skip
     options = {"rows": ["chain-vq-64"], "data": tmp_path, "runs": tmp_path / "runs", "anchors": "none,inline"}
-    options |= {"seeds": 2, "tokens": 2500, "residues": 800, "crops": 2, "out": tmp_path}
+    options |= {
+        "seeds": 2,
+        "tokens": 2500,
+        "residues": 800,
+        "crops": 2,
+        "out": tmp_path,
+        "measures": "learnability,generation,tolerance",
+    }
     main(**options)
     files = [tmp_path / f"{name}.json" for name in ("learnability", "tolerance", "generation")]
     written = [file.stat().st_mtime_ns for file in (*files, *(tmp_path / "runs").rglob("*"))]
