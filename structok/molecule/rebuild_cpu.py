@@ -34,7 +34,8 @@ def _rebuild(atoms, codes, network, out):
     pre = np.empty((len(inputs), len(network.mix.bias), TILE), np.float32)
     hidden = np.empty(pre.shape, np.float32)
     vectors, place = hidden.reshape(len(hidden), -1), np.empty(3)
-    sums, which, owner = np.empty(ROWS * TILE, np.float32), np.empty((_GROUP, 1), np.int64), np.empty(_GROUP, np.int64)
+    which, owner = np.empty((_GROUP, 1), np.int64), np.empty(_GROUP, np.int64)
+    sums = np.empty((len(inputs) // ROWS + 1, ROWS * TILE), np.float32)
     room = inputs, pre, hidden, sums, owner
     for first in range(0, len(codes), _GROUP):
         group = min(_GROUP, len(codes) - first)

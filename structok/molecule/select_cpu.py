@@ -71,14 +71,10 @@ def select_room(n_codes, beam):
     """Arrays that `select` works in."""
     tiles = -(-n_codes // TILE)
     most, extensions = tiles * TILE, beam * tiles * TILE
-    listed, rival, rival_at = (
-        np.empty(most + 1, np.int64),
-        np.empty(extensions, np.int64),
-        np.empty(extensions, np.int64),
-    )
+    listed, rival = np.empty(most + 1, np.int64), np.empty((extensions, 2), np.int64)
     cost, least, near_by = np.empty((tiles, TILE)), np.empty(TILE), np.empty((3, most))
     length, value, local = np.empty(most), np.empty(most), np.empty(3)
-    return cost, least, listed, near_by, length, value, local, rival, rival_at, np.empty(extensions), np.empty(beam)
+    return cost, least, listed, near_by, length, value, local, rival, np.empty(extensions), np.empty(beam)
 
 
 @compiled()
@@ -92,7 +88,7 @@ def select(y, alive, so_far, table, lengths, true_length, spread, hidden, which,
     parent's frame.
     """
     bond_weight, beam, reach = settings
-    cost, least, listed, near_by, length, value, local, rival, rival_at, lowest, most = room
+    cost, least, listed, near_by, length, value, local, rival, lowest, most = room
     parent, code, best, place = new
     for t in range(len(table)):
         _measure(table[t], lengths[t], TILE, y[0], true_length, bond_weight, cost[t])
@@ -125,7 +121,7 @@ def select(y, alive, so_far, table, lengths, true_length, spread, hidden, which,
                 low, high = so_far[h] + max(root - off, 0.0) ** 2, so_far[h] + (root + off) ** 2
             if low > limit:
                 continue
-            rival[rivals], rival_at[rivals], lowest[rivals] = h, i, low
+            rival[rivals, 0], rival[rivals, 1], lowest[rivals] = h, i, low
             rivals += 1
             if held < beam or high < most[beam - 1]:
                 _insert(high, held, most)
@@ -134,7 +130,7 @@ def select(y, alive, so_far, table, lengths, true_length, spread, hidden, which,
                 limit = min(limit, most[beam - 1])
     held = 0
     for r in range(rivals):
-        h, i, total = rival[r], rival_at[r], lowest[r]
+        h, i, total = rival[r, 0], rival[r, 1], lowest[r]
         if total > limit or (held == beam and total > best[beam - 1]):
             continue
         local[:] = near_by[:, i]

@@ -98,12 +98,16 @@ class Network(NamedTuple):
 
 @compiled(fastmath={"contract"})
 def dense(x, rows, layer, sums, out):
-    """out = x W + b, for `rows` rows rounded up to a multiple of ROWS; x is as wide as the padded inputs."""
+    """out = x W + b, for `rows` rows rounded up to a multiple of ROWS; x is as wide as the padded inputs.
+
+    `sums` has a row for each ROWS of them.
+    """
     weight, bias = layer
     for t in range(len(weight)):
         w = weight[t]
         for r in range(0, rows, ROWS):
-            sums[:] = 0
+            s = sums[r // ROWS]
+            s[:] = 0
             for k in range(0, len(w), _STEPS):
                 a0, a1, a2, a3 = x[r, k], x[r, k + 1], x[r, k + 2], x[r, k + 3]
                 b0, b1, b2, b3 = x[r + 1, k], x[r + 1, k + 1], x[r + 1, k + 2], x[r + 1, k + 3]
@@ -111,13 +115,14 @@ def dense(x, rows, layer, sums, out):
                 d0, d1, d2, d3 = x[r + 3, k], x[r + 3, k + 1], x[r + 3, k + 2], x[r + 3, k + 3]
                 for j in range(TILE):
                     w0, w1, w2, w3 = w[k, j], w[k + 1, j], w[k + 2, j], w[k + 3, j]
-                    sums[j] = sums[j] + a0 * w0 + a1 * w1 + a2 * w2 + a3 * w3
-                    sums[TILE + j] = sums[TILE + j] + b0 * w0 + b1 * w1 + b2 * w2 + b3 * w3
-                    sums[2 * TILE + j] = sums[2 * TILE + j] + c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
-                    sums[3 * TILE + j] = sums[3 * TILE + j] + d0 * w0 + d1 * w1 + d2 * w2 + d3 * w3
+                    s[j] = s[j] + a0 * w0 + a1 * w1 + a2 * w2 + a3 * w3
+                    s[TILE + j] = s[TILE + j] + b0 * w0 + b1 * w1 + b2 * w2 + b3 * w3
+                    s[2 * TILE + j] = s[2 * TILE + j] + c0 * w0 + c1 * w1 + c2 * w2 + c3 * w3
+                    s[3 * TILE + j] = s[3 * TILE + j] + d0 * w0 + d1 * w1 + d2 * w2 + d3 * w3
+        for r in range(0, rows, ROWS):
             for i in range(ROWS):
                 for j in range(TILE):
-                    out[r + i, t, j] = sums[i * TILE + j] + bias[t, j]
+                    out[r + i, t, j] = sums[r // ROWS, i * TILE + j] + bias[t, j]
 
 
 @compiled(fastmath={"contract"}, error_model="numpy")

@@ -107,7 +107,7 @@ def test_the_network_is_that_of_torch():
     torch.manual_seed(0)
     static, geometry = torch.randn(rows, 128), torch.randn(rows, decoder.geometry.in_features)
     table = (decoder.table(static.repeat(16, 1), geometry.repeat(16, 1))[:rows] * GRID).round() / GRID
-    network, sums = Network.of(decoder), np.empty(ROWS * TILE, np.float32)
+    network, sums = Network.of(decoder), np.empty((rows // ROWS, ROWS * TILE), np.float32)
     x = np.pad(geometry.numpy(), ((0, 0), (0, network.geometry.weight.shape[1] - geometry.shape[1])))
     pre, hidden = np.empty((2, rows, 2, TILE), np.float32)
     dense(x, rows, network.geometry, sums, pre)
