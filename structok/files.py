@@ -18,7 +18,7 @@ from typing import IO, Any
 from structok.errors import InputError, StructokError, TokensError
 from structok.tokens import CODE_STREAMS, AnchorText, Tokens
 
-__all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "read_tokens", "token_format", "write_whole"]
+__all__ = ["TOKEN_FORMATS", "TokenWriter", "open_whole", "pyarrow", "read_tokens", "token_format", "write_whole"]
 
 TOKEN_FORMATS = ("jsonl", "text", "csv", "parquet")
 _SUFFIX = {".jsonl": "jsonl", ".json": "jsonl", ".txt": "text", ".csv": "csv", ".parquet": "parquet"}
@@ -109,24 +109,31 @@ class TokenWriter:
         self._file.write(text.getvalue().encode())
 
     def _flush(self) -> None:
-        pa, parquet = _pyarrow()
+        pa = pyarrow()
         kinds = dict.fromkeys(_INTEGERS, pa.int32())
         kinds |= {c: pa.list_(pa.string() if c == "residue_ids" else pa.int32()) for c in _LISTS}
         schema = pa.schema([(c, kinds.get(c, pa.string())) for c in self._columns])
         if self._parquet is None:
-            self._parquet = parquet.ParquetWriter(self._file, schema, compression="zstd")
+            self._parquet = pa.parquet.ParquetWriter(self._file, schema, compression="zstd")
         if self._rows:
             self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=schema))
         self._rows = []
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow() -> Any:
+    """The package with its parquet module.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise InputError("parquet needs pyarrow: pip install pyarrow") from None
-    return pyarrow, pyarrow.parquet
+    return pyarrow
 
 
 def read_tokens(source: str | os.PathLike[str]) -> Iterator[Tokens | StructokError]:
@@ -217,9 +224,9 @@ def _record(make: Any, where: str) -> Tokens | StructokError:
 
 
 def _read_parquet(label: str) -> Iterator[Tokens | StructokError]:
-    pa, parquet = _pyarrow()
+    pa = pyarrow()
     try:
-        file = parquet.ParquetFile(label)
+        file = pa.parquet.ParquetFile(label)
         number = 0
         for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():

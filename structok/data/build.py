@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from structok.data.card import card_text, made_by, summary
-from structok.data.columns import pyarrow, schema
+from structok.data.columns import schema
 from structok.data.options import KINDS, BuildOptions
 from structok.data.records import harvest
 from structok.data.shards import SPLITS, ShardWriter, read_rows, write_table
 from structok.data.split import Plan, make_plan
 from structok.errors import InputError
-from structok.files import write_whole
+from structok.files import pyarrow, write_whole
 from structok.read.sources import Unit, check_inputs, find_units
 from structok.work.engines import DIED, Engine, Here, Local, finish
 from structok.work.lock import locked

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from structok.data.records import MISSING, SCALE
-from structok.errors import InputError
+from structok.files import pyarrow
 
 if TYPE_CHECKING:
     from pyarrow import Schema
 
     from structok.data.options import BuildOptions
 
-__all__ = ["COLUMNS", "STRUCTURE", "WIDTHS", "columns", "pyarrow", "schema"]
+__all__ = ["COLUMNS", "STRUCTURE", "WIDTHS", "columns", "schema"]
 
 WIDTHS = {"protein": 9, "nucleic": 69, "molecule": 3}  # numbers per slot in the column of coordinates
 
@@ -62,22 +62,6 @@ STRUCTURE = {  # the columns that a structure is made of
 }
 _INT16 = f"{SCALE} Å about `centre`, {MISSING} = missing"
 _KEYS = {"key": ("digest", ""), "group": ("digest", "")}  # of parts: equal for duplicates, equal within a cluster
-
-
-def pyarrow() -> Any:
-    """The package with its parquet module.
-
-    Raises
-    ------
-    InputError
-        If it is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError("data sets need pyarrow: pip install 'structok[data]'") from None
-    return pyarrow
 
 
 def columns(options: BuildOptions) -> dict[str, tuple[str, str]]:

@@ -16,9 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from structok.batching import by_length
-from structok.data.columns import WIDTHS, pyarrow
+from structok.data.columns import WIDTHS
 from structok.data.shards import columns_of, coordinates, find_shards, modality_of, read_rows
 from structok.errors import InputError
+from structok.files import pyarrow
 from structok.nucleic.atoms import IN_FRAME
 
 __all__ = ["Place", "Row", "ShardBatch", "ShardDataset"]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from structok.data.columns import STRUCTURE, WIDTHS, pyarrow
+from structok.data.columns import STRUCTURE, WIDTHS
 from structok.data.records import MISSING, SCALE
 from structok.errors import InputError
+from structok.files import pyarrow
 
 if TYPE_CHECKING:
     from pyarrow import Schema, Table

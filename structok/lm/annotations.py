@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from structok.errors import InputError, StructokError
+from structok.files import pyarrow
 from structok.tokens import Tokens
 
 __all__ = ["Annotations", "read_annotations"]
@@ -67,18 +68,14 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(f"{path}: parquet needs pyarrow: pip install pyarrow") from None
+    pa = pyarrow()
     try:
         number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=_BATCH):
+        for batch in pa.parquet.ParquetFile(path).iter_batches(batch_size=_BATCH):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", row
-    except pyarrow.ArrowException as error:
+    except pa.ArrowException as error:
         raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0][:80]})") from None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from structok.errors import InputError, StructokError
-from structok.files import open_whole, read_tokens, write_whole
+from structok.files import open_whole, pyarrow, read_tokens, write_whole
 from structok.lm.annotations import Annotations
 from structok.lm.composing import Composer, Instance
 from structok.lm.vocabulary import Vocabulary
@@ -173,12 +173,7 @@ class _Jsonl:
 
 class _Parquet:
     def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet
-        except ImportError:
-            raise InputError("parquet needs pyarrow: pip install pyarrow") from None
-        self._pa = pa
+        self._pa = pa = pyarrow()
         self._schema = pa.schema([(name, pa.string()) for name in ("text", "id", "view")])
         self._writer = pa.parquet.ParquetWriter(file, self._schema, compression="zstd")
         self._rows: list[dict[str, str]] = []

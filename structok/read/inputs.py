@@ -13,9 +13,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from structok.data.columns import STRUCTURE, pyarrow
+from structok.data.columns import STRUCTURE
 from structok.data.shards import modality_of, read_rows, rows_of, structure_of
 from structok.errors import InputError, StructokError
+from structok.files import pyarrow
 from structok.read.molecules import molecule_notes, parse_record, read_molecules
 from structok.read.sources import Unit, find_units, printable
 from structok.read.structures import backbones, parse_structures, structures
