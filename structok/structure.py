@@ -21,15 +21,26 @@ from structok.names import three_letters
 if TYPE_CHECKING:
     from biotite.structure import AtomArray
 
-__all__ = ["CHAIN_IDS", "Backbone", "Ligand", "Note", "Polymer", "Structure", "many"]
+__all__ = ["CHAIN_IDS", "Backbone", "Ligand", "Note", "Polymer", "Structure", "check_bond", "many"]
 
 CHAIN_IDS = string.ascii_uppercase + string.ascii_lowercase + string.digits  # of chains that need a new id
+_MOST = 1.5  # times longer or shorter than usual, which no noise makes the median bond of a chain
 _RESIDUE_ID = re.compile(r"(-?\d+)([A-Za-z]?)")
 
 
 def many(count: int, noun: str) -> str:
     """'1 slot', '2 slots'."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def check_bond(name: str, a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"], usual: float, where: str) -> None:
+    """Raise `InputError` where bonds are not nearly `usual` Å long: other units, or other atoms."""
+    if not len(a):
+        return
+    length = float(np.median(np.linalg.norm(b - a, axis=-1)))
+    if not usual / _MOST < length < usual * _MOST:
+        way = "in nm? multiply them by 10" if length < usual / 5 else f"are these {name.replace('-', ' and ')}, in Å?"
+        raise InputError(f"{where}: {name} bonds of {length:.2f} Å, not {usual}; check the coordinates: {way}")
 
 
 @dataclass(frozen=True)

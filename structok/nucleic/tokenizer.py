@@ -40,7 +40,7 @@ from structok.polymer.link import Link
 from structok.polymer.local import onto_rebuilt
 from structok.polymer.search import pose_rows
 from structok.read.structures import structure
-from structok.structure import Polymer
+from structok.structure import Polymer, check_bond
 from structok.tokenizer import Search
 from structok.tokens import Stream, Tokens, declare
 
@@ -166,9 +166,12 @@ class NucleicVQ(ChainTokenizer[NucleicChain]):
             raise InputError(f"{self.name} takes a NucleicChain, a nucleic Polymer or a path, not {type(x).__name__}")
         where = f"{x.name or 'structure'}, chain {x.chain_id}"
         if x.mask.sum() < 2:
-            raise InputError(f"{where}: {int(x.mask.sum())} observed nucleotide(s); a chain needs at least 2")
+            raise InputError(
+                f"{where}: {int(x.mask.sum())} nucleotide(s) with C4', C3' and C1'; a chain needs at least 2"
+            )
         if len(x) > self.max_length:
             raise InputError(f"{where}: {len(x)} nucleotides, {self.name} takes {self.max_length}; split the chain")
+        check_bond("C4'-C3'", *x.frames[x.mask].transpose(1, 0, 2)[:2], 1.52, where)  # Gelbin et al. 1996
         wrong = sorted(set(x.sequence) - set("ACGUTXacgutx"))
         if wrong:
             raise InputError(

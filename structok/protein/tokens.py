@@ -11,14 +11,11 @@ from jaxtyping import Float, Int
 from structok import metrics
 from structok.errors import InputError
 from structok.read import as_backbone
-from structok.structure import Backbone
+from structok.structure import Backbone, check_bond
 from structok.tokenizer import Tokenizer
 from structok.tokens import Tokens
 
 __all__ = ["BackboneTokenizer", "backbone_of", "compare_backbones"]
-
-_N_CA, _CA_C = 1.46, 1.53  # Å (Engh and Huber 1991)
-_MOST = 1.5  # times longer or shorter, which no noise makes the median of
 
 
 class BackboneTokenizer(Tokenizer[Backbone, Backbone]):
@@ -34,7 +31,9 @@ class BackboneTokenizer(Tokenizer[Backbone, Backbone]):
             raise InputError(f"{where}: {seen} observed residue(s); {self.name} needs at least {self.fewest}")
         if len(chain) > self.max_length:
             raise InputError(f"{where}: {len(chain)} residues, {self.name} takes {self.max_length}; split the chain")
-        check_bonds(chain, where)
+        n, alpha, c = chain.coords[chain.mask].transpose(1, 0, 2)
+        check_bond("N-CA", n, alpha, 1.46, where)  # Engh and Huber 1991
+        check_bond("CA-C", alpha, c, 1.53, where)
         return chain
 
     def tokens(self, item: Backbone, codes: Int[np.ndarray, " l"]) -> Tokens:
@@ -51,16 +50,6 @@ class BackboneTokenizer(Tokenizer[Backbone, Backbone]):
 
     def compare(self, structure: Backbone, back: Backbone, tokens: Tokens) -> dict[str, Any]:
         return compare_backbones(structure, back, self.codebook_size)
-
-
-def check_bonds(chain: Backbone, where: str) -> None:
-    """Raise `InputError` where bonds are not nearly as long as bonds are: other units, or other atoms, in Å's place."""
-    n, alpha, c = chain.coords[chain.mask].transpose(1, 0, 2)
-    for name, ends, usual in (("N-CA", alpha - n, _N_CA), ("CA-C", c - alpha, _CA_C)):
-        length = float(np.median(np.linalg.norm(ends, axis=-1))) if len(ends) else usual
-        if not usual / _MOST < length < usual * _MOST:
-            way = "they seem to be in nm; multiply them by 10" if length < 0.3 else "are these N, CA and C, in Å?"
-            raise InputError(f"{where}: {name} bonds of {length:.2f} Å, not {usual}; check the coordinates: {way}")
 
 
 def compare_backbones(chain: Any, back: Any, codebook_size: int) -> dict[str, Any]:

@@ -209,6 +209,8 @@ def test_golden_codes(model):
 
 
 def test_wrong_use_is_said_in_one_line(model):
+    with pytest.raises(InputError, match=r"C4'-C3' bonds of 0\.15 Å, not 1\.52; .*in nm"):
+        model.encode(NucleicChain(make(model, "ACGU").atoms / 10, "ACGU"))
     chain = make(model, "ACGU")
     with pytest.raises(InputError, match="expected"):
         NucleicChain(chain.atoms[:, :5], "ACGU")
