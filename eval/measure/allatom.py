@@ -18,6 +18,7 @@ from biotite.structure import base_pairs
 from jaxtyping import Float
 
 import structok
+from eval.measure.damage import damage
 from eval.measure.stats import summary
 from structok.nucleic import metrics as nucleic
 from structok.nucleic.atoms import FRAME
@@ -25,10 +26,13 @@ from structok.nucleic.chain import NucleicChain
 from structok.protein.allatom import AtomChain
 from structok.protein.sidechain_atoms import ATOMS, BONDS, LETTERS
 from structok.protein.sidechain_metrics import chi_angles, clashes, compare_atoms
+from structok.tokens import Tokens
 from train.data import shared_folder
 from train.polymer.data import load_nucleic, load_proteins
 
 CHI = 20  # degrees within which a chi angle counts as kept
+DAMAGE = 0.01, 0.05  # share of codes and anchors that are wrong
+LONG = 20  # nucleotides that a chain needs to be damaged
 LENGTHS = (0, 20, 40, 80, 160, 10_000)  # nucleotides
 FLAT = "FHWY"  # types with rings that should be flat
 PUBLISHED = [
@@ -205,7 +209,28 @@ def nucleic_acids(name: str, chains: Sequence[NucleicChain]) -> dict[str, Any]:
             result["by_length"][f"{low + 1}-{high}"] = {"chains": len(pairs), "rmsd": float(np.mean(rmsd))}
     result["uncoded"] = int(sum(((t.conformers < 0) & t.mask).sum() for t in tokens))
     result["nucleotides_per_core_second"] = {"encode": encode, "decode": decode}
+    result["damaged"] = _damaged(model, [(t, c) for t, c in zip(tokens, chains) if len(c) >= LONG])
     return result
+
+
+def _damaged(model: Any, pairs: Sequence[tuple[Tokens, NucleicChain]]) -> dict[str, Any]:
+    """RMSD of frames where codes and anchors are random in part, and where they are not; with and without anchors."""
+    random = np.random.default_rng(0)
+    tokens, chains = zip(*pairs)
+
+    def frames(some: Sequence[Tokens]) -> float:
+        back = model.decode_batch(some)
+        return float(np.mean([nucleic.frame_rmsd(b.atoms, c.atoms) for b, c in zip(back, chains)]))
+
+    found: dict[str, Any] = {
+        "chains": len(chains),
+        "repaired_undamaged": sum(bool(b.repairs) for b in model.decode_batch(tokens)),
+        "undamaged": frames(tokens),
+    }
+    for rate in DAMAGE:
+        some = [damage(t, rate, model.codebook_size, len(model.points), random) for t in tokens]
+        found[f"{rate:g}"] = {"anchors": frames(some), "alone": frames([t.without_anchors() for t in some])}
+    return found
 
 
 def _nucleic(pairs: Sequence[tuple[NucleicChain, NucleicChain]]) -> dict[str, Any]:

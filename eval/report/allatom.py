@@ -70,12 +70,18 @@ def nucleic_card(r: Results) -> str:
         "O3'-P off by": numbers(2, "link", "rms_off"),
     }
     lengths = ", ".join(f"{k}: {v['rmsd']:.3f} ({v['chains']})" for k, v in r["by_length"].items())
-    speed = r["nucleotides_per_core_second"]
+    speed, damaged = r["nucleotides_per_core_second"], r["damaged"]
+    wrong = ", ".join(
+        f"{float(rate):.0%} {v['anchors']:.2f} Å (without anchors {v['alone']:.1f})"
+        for rate, v in damaged.items() if rate.startswith("0.")
+    )  # fmt: skip
     return (
         Table(columns, ({"kind": kind, **r[kind]} for kind in ("all", "RNA", "DNA"))).markdown()
         + f"\n\nMean RMSD of all heavy atoms by length (chains): {lengths}. {r['uncoded']} observed nucleotides "
         f"have no conformer code. In a second of one core {speed['encode']:,.0f} nucleotides are encoded, "
-        f"{speed['decode']:,.0f} decoded."
+        f"{speed['decode']:,.0f} decoded. Of {damaged['chains']} chains of 20 nucleotides or more, the frame RMSD "
+        f"is {damaged['undamaged']:.2f} Å as they are ({damaged['repaired_undamaged']} of them repaired); where some "
+        f"codes and anchors are random, repaired by the anchors, {wrong}."
     )
 
 

@@ -36,7 +36,7 @@ from structok.work.tasks import Chunk, Listing, Outcome
 
 __all__ = ["build"]
 
-_PART = 128  # units per part
+_PART = 64  # units per part; members of a compressed archive are held in memory meanwhile
 _PRELOAD = ("biotite.structure.io.pdb", "biotite.structure.io.pdbx", "structok.read")
 
 
@@ -75,7 +75,7 @@ def build(
 
     Parameters
     ----------
-    inputs : files, folders, globs, tar archives, foldcomp databases
+    inputs : files, folders, globs, tar archives, foldcomp databases; compressed archives are read twice
     out : folder of the data set
     workers : processes; more than one need the caller's script to have an `if __name__ == "__main__"` guard
     force : discard what a finished build, or one with other options, left in `out`

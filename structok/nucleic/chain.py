@@ -31,6 +31,7 @@ class NucleicChain:
     Attributes
     ----------
     mask : bool array, shape=(L,), True where the frame (C4', C3', C1') was observed; other slots are missing as a whole
+    repairs : what the decoder repaired (`structok.polymer.repair.Repairs`), None where it repairs nothing
 
     Raises
     ------
@@ -59,6 +60,7 @@ class NucleicChain:
         array[~self.mask] = np.nan
         self.atoms: Float[np.ndarray, "l 23 3"] = array
         self.sequence, self.chain_id, self.name = str(sequence), str(chain_id), name
+        self.repairs: Any = None
         ids = range(1, len(array) + 1) if residue_ids is None else residue_ids
         self.residue_ids = [str(i) for i in ids]
         for what, value in (("sequence", self.sequence), ("residue_ids", self.residue_ids)):

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from structok.chains import ChainTokenizer
 from structok.checkpoint import check_tensors, make_config
 from structok.codebook.nearest import nearest_code
 from structok.errors import CheckpointError, InputError
@@ -33,13 +34,14 @@ from structok.nucleic.conformers import (
     weights,
 )
 from structok.nucleic.metrics import compare_atoms, frame_rmsd
+from structok.polymer.anchors import Anchoring
 from structok.polymer.chain import ChainModel
 from structok.polymer.link import Link
 from structok.polymer.local import onto_rebuilt
 from structok.polymer.search import pose_rows
 from structok.read.structures import structure
 from structok.structure import Polymer
-from structok.tokenizer import Search, Tokenizer
+from structok.tokenizer import Search
 from structok.tokens import Stream, Tokens, declare
 
 __all__ = ["NucleicVQ", "NucleicVQConfig"]
@@ -63,6 +65,7 @@ class NucleicVQConfig:
     beam, closed_loop : how `encode` searches unless asked otherwise, see `Search`
     choices : conformers of each nucleotide between which links to its neighbours and base pairs decide
     max_length : longest chain, in nucleotides
+    anchors : that tokens carry, None without
     """
 
     codebook_size: int
@@ -73,6 +76,7 @@ class NucleicVQConfig:
     closed_loop: bool = True
     choices: int = 64
     max_length: int = 8192
+    anchors: Anchoring | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.n_break < self.codebook_size:
@@ -81,7 +85,7 @@ class NucleicVQConfig:
             raise CheckpointError(f"n_bare {self.n_bare} of {self.conformers} conformers: some of each kind are needed")
 
 
-class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
+class NucleicVQ(ChainTokenizer[NucleicChain]):
     """Tokenizer of DNA and RNA with all heavy atoms.
 
     A step places the frame (C4', C3', C1') of a nucleotide after the one before; its conformer says where in that frame
@@ -137,7 +141,8 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        return declare("nucleic", codes=self.codebook_size, conformers=self.config.conformers)
+        anchors = {"anchors": len(self.points)} if self.config.anchors else {}
+        return declare("nucleic", codes=self.codebook_size, conformers=self.config.conformers, **anchors)
 
     def compare(self, structure: NucleicChain, back: NucleicChain, tokens: Tokens) -> dict[str, Any]:
         return {
@@ -188,10 +193,8 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
     def _shapes(self) -> dict[str, Conformers]:
         """Conformers in the frames of their own atoms: what they are like wherever they lie."""
         points = {kind: book.points.double() for kind, book in self.books.items()}
-        return {
-            kind: Conformers(apply(invert(backbone_frames(x[:, IN_FRAME])), x), self.config.n_bare)
-            for kind, x in points.items()
-        }
+        own = {kind: apply(invert(backbone_frames(x[:, IN_FRAME])), x) for kind, x in points.items()}
+        return {kind: Conformers(x, self.config.n_bare) for kind, x in own.items()}
 
     def _made_of_codes(self, chain: NucleicChain) -> Int[np.ndarray, "two l"] | None:
         """Codes of a chain that our decoder made, so that encoding again changes nothing; None of others.
@@ -240,15 +243,17 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
         path = best_path(options, ends, linked)
         contacts = contacts_of(chain.atoms, bases.numpy(), chain.sequence)
         path = settle(path, options, ends, linked, polar, bases, contacts, chain.sequence, self.bases)
-        code = options.code
-        chosen = code[torch.arange(len(chain)), torch.from_numpy(path)]
+        chosen = options.code[torch.arange(len(chain)), torch.from_numpy(path)]
         for kind, rows in _by_sugar(chain.sequence, chosen >= 0):
             off = (self.books[kind].points[chosen[rows]] - local[rows]).norm(dim=-1)
             off = torch.where(weight[rows] > 0, off, 0.0).nan_to_num(0.0).amax(1)
             chosen[rows[off > REACH]] = -1
         return chosen.numpy()
 
-    def tokens(self, item: NucleicChain, codes: Int[np.ndarray, "two l"]) -> Tokens:
+    def trace(self, chain: NucleicChain) -> Float[np.ndarray, "l 3"]:
+        return chain.frames[:, 1]
+
+    def plain(self, item: NucleicChain, codes: Int[np.ndarray, "two l"]) -> Tokens:
         return Tokens(
             codes[0],
             "nucleic",
@@ -261,11 +266,7 @@ class NucleicVQ(Tokenizer[NucleicChain, NucleicChain]):
             conformers=codes[1],
         )
 
-    def rebuild(self, many: Sequence[Tokens], batch_size: int) -> list[NucleicChain]:
-        return [self._rebuild(tokens) for tokens in many]
-
-    def _rebuild(self, tokens: Tokens) -> NucleicChain:
-        coords = self.model.decode(torch.from_numpy(tokens.codes.astype(np.int64)).to(self.device)).cpu()
+    def built(self, tokens: Tokens, coords: Float[Tensor, "l 3 3"]) -> NucleicChain:
         sequence = tokens.sequence or "X" * len(tokens)
         atoms = torch.full((len(tokens), SLOTS, 3), torch.nan, dtype=torch.float64)
         atoms[:, IN_FRAME] = coords

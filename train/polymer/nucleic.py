@@ -25,6 +25,7 @@ from structok.geometry import apply, backbone_frames, gram_schmidt, invert, rigi
 from structok.nucleic.atoms import BACKBONE, BASES, IN_FRAME, PHOSPHATE
 from structok.nucleic.conformers import FRAME_WEIGHT, O2, POINTS, Bases
 from structok.nucleic.tokenizer import BOND, LINK, NucleicVQ, NucleicVQConfig
+from structok.polymer.anchors import Anchoring
 from structok.polymer.chain import ChainModel, chain_steps
 from structok.polymer.local import onto_rebuilt
 from train.polymer.chain_vq import closed_loop_steps, learn_breaks
@@ -192,7 +193,7 @@ def main(
     model = ChainModel(steps.view(-1, 3, 3), breaks, link=LINK)
     seen, errors = gather(chains, model, Bases(templates), beam)
     books = {kind: learn_book(kind, seen[kind], errors, conformers, bare, sample, 2, random) for kind in seen}
-    config = NucleicVQConfig(codes, conformers, breaks, bare, beam)
+    config = NucleicVQConfig(codes, conformers, breaks, bare, beam, anchors=Anchoring())
     NucleicVQ(config, steps.view(-1, 3, 3), books, templates).save(out)
     record = {
         "command": f"python -m train.polymer.nucleic {source} -o {out} --codes {codes} --breaks {breaks}"

@@ -20,6 +20,7 @@ ONE = {
 NUCLEIC = {
     **dict.fromkeys(("all", "RNA", "DNA"), ONE), "bits": 24.0, "by_length": {"1-20": {"rmsd": 0.5, "chains": 4}},
     "uncoded": 1, "nucleotides_per_core_second": {"encode": 1e3, "decode": 1e4},
+    "damaged": {"chains": 7, "repaired_undamaged": 0, "undamaged": 0.2, "0.05": {"anchors": 1.5, "alone": 9.0}},
 }  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def test_side_chains_by_type():
 
 def test_nucleic_chains_by_kind_and_beside_others():
     line = "| RNA | 5 | 300 | 0.400 | 0.300 | 0.900 | 0.400 | 0.300 | 0.900 | 90.0% | 80.0% | 0.10 |"
-    assert line in nucleic_card(NUCLEIC)
+    assert line in nucleic_card(NUCLEIC) and "5% 1.50 Å (without anchors 9.0)" in nucleic_card(NUCLEIC)
     other = {"model": "x", "what": "RNA", "bits": "many", "rmsd": "0.5 to 0.6", "differs": "elsewhere"}
     text = peers({"proteins": {"a": SIDECHAINS}, "nucleic": {"b": NUCLEIC}, "published": [other]})
     assert "| b | DNA | 24 per nucleotide | 0.400 | validation clusters |" in text
