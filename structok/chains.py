@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from structok.batching import in_batches
+from structok.batching import by_length, in_batches
 from structok.errors import InputError, TokensError
 from structok.polymer.anchors import RADII, Anchoring, AnchorPoints, load_points, spacing_for
 from structok.polymer.chain import ChainModel
@@ -27,6 +27,7 @@ __all__ = ["ChainTokenizer"]
 Chain = TypeVar("Chain", bound=Any)  # has `mask` and `repairs`
 
 _TRIES = 4  # to leave out anchors that chain and codes contradict
+_TOGETHER = 32  # chains of similar length whose anchors are chosen at once
 
 
 class ChainTokenizer(Tokenizer[Chain, Chain]):
@@ -81,44 +82,53 @@ class ChainTokenizer(Tokenizer[Chain, Chain]):
         found = self.assign(chains, how, self.sizes[0] if batch_size is None else batch_size)
         if spacing is None:
             spacing = self.config.anchors.spacing if self.config.anchors else 0
-        plain = (self.plain(chain, codes) for chain, codes in zip(chains, found))
-        trust = bool(how.closed_loop)
-        return [self._anchored(tokens, chain, spacing, trust) for tokens, chain in zip(plain, chains)]
+        plain = [self.plain(chain, codes) for chain, codes in zip(chains, found)]
+        return self._anchored(plain, chains, spacing, bool(how.closed_loop))
 
     def tokens(self, item: Chain, codes: Int[np.ndarray, "*n l"]) -> Tokens:
-        tokens = self.plain(item, codes)
-        return self._anchored(tokens, item, self.config.anchors.spacing) if self.config.anchors else tokens
+        spacing = self.config.anchors.spacing if self.config.anchors else 0
+        return self._anchored([self.plain(item, codes)], [item], spacing, True)[0]
 
-    def _anchored(self, tokens: Tokens, chain: Chain, spacing: int, trust: bool = True) -> Tokens:
-        """With the anchors of its own frame, `trust`: none that would make `decode` repair the codes as they are.
+    def _anchored(self, many: Sequence[Tokens], chains: Sequence[Chain], spacing: int, trust: bool) -> list[Tokens]:
+        """With the anchors of their own frames, `trust`: none that would make `decode` repair the codes as they are.
 
         Codes of an open loop drift from their anchors, so those are what is right: all stay, and `decode` repairs.
         """
         if spacing < 0:
             raise InputError(f"spacing must be at least 0, not {spacing}")
         if not spacing:
-            return tokens.without_anchors()
-        spacing = spacing_for(len(chain), spacing)
-        where, mask = torch.from_numpy(self.trace(chain)), torch.from_numpy(chain.mask)
-        sketch = self.points.sketch(where, mask, spacing)
-        anchors, radius = sketch.anchors.numpy(), int(sketch.radius)
-        anchored = replace(tokens, anchors=anchors, spacing=spacing, radius=radius)
-        return self.trusted(anchored) if trust else anchored
+            return [tokens.without_anchors() for tokens in many]
+        out = list(many)
+        for part in by_length([len(chain) for chain in chains], _TOGETHER):
+            for every in {spacing_for(len(chains[i]), spacing) for i in part}:
+                some = [i for i in part if spacing_for(len(chains[i]), spacing) == every]
+                where = pad_sequence([torch.from_numpy(self.trace(chains[i])) for i in some], True, torch.nan)
+                mask = pad_sequence([torch.from_numpy(chains[i].mask) for i in some], True)
+                sketch = self.points.sketch(where, mask, every)
+                for i, anchors, radius in zip(some, sketch.anchors.numpy(), sketch.radius.tolist()):
+                    anchors = anchors[: -(-len(chains[i]) // every)]
+                    out[i] = replace(many[i], anchors=anchors, spacing=every, radius=radius)
+        if not trust:
+            return out
+        return [self.trusted(tokens, coords) for tokens, coords in zip(out, self._rows(out, _TOGETHER))]
 
     @property
     def posed(self) -> bool:  # type: ignore[override]
         return self.config.anchors is not None
 
-    def contradictions(self, tokens: Tokens) -> Repairs:
-        """What `decode` would repair of tokens that are as they were encoded."""
+    def contradictions(self, tokens: Tokens, coords: Float[Tensor, "l 3 3"] | None = None) -> Repairs:
+        """What `decode` would repair of tokens that are as they were encoded; `coords` is their chain, if known."""
         assert tokens.anchors is not None and tokens.radius is not None
-        return self.repairer(tokens.codes, tokens.anchors, tokens.spacing, tokens.radius, shared=bool(tokens.frame))[1]
+        shared = bool(tokens.frame)
+        return self.repairer(tokens.codes, tokens.anchors, tokens.spacing, tokens.radius, coords=coords, shared=shared)[
+            1
+        ]
 
-    def trusted(self, tokens: Tokens) -> Tokens:
-        """Without the anchors that would make `decode` repair the codes as they are."""
+    def trusted(self, tokens: Tokens, coords: Float[Tensor, "l 3 3"] | None = None) -> Tokens:
+        """Without the anchors that would make `decode` repair the codes as they are; `coords` as above."""
         for width in range(_TRIES):
             assert tokens.anchors is not None
-            if not (repairs := self.contradictions(tokens)):
+            if not (repairs := self.contradictions(tokens, coords)):
                 return tokens
             anchors = tokens.anchors.copy()
             around = [slot // tokens.spacing + k for slot in repairs.slots for k in range(-width, width + 2)]
@@ -144,12 +154,17 @@ class ChainTokenizer(Tokenizer[Chain, Chain]):
         return self.rebuild(many, self.sizes[1] if batch_size is None else batch_size, repair)
 
     def rebuild(self, many: Sequence[Tokens], batch_size: int, repair: bool = True) -> list[Chain]:
+        rows = self._rows(many, batch_size)
+        return [self._placed(tokens, coords, repair) for tokens, coords in zip(many, rows)]
+
+    def _rows(self, many: Sequence[Tokens], batch_size: int) -> list[Float[Tensor, "l 3 3"]]:
+        """Chains of codes, Å, in the frame of their first residue."""
+
         def work(part: list[int]) -> Float[Tensor, "b l 3 3"]:
             codes = pad_sequence([torch.from_numpy(self._filled(many[i])) for i in part], batch_first=True)
             return self.model.decode(codes.to(self.device)).cpu()
 
-        rows = in_batches(work, [len(t) for t in many], batch_size)
-        return [self._placed(tokens, coords, repair) for tokens, coords in zip(many, rows)]
+        return in_batches(work, [len(t) for t in many], batch_size)
 
     def _lost(self, tokens: Tokens) -> Bool[np.ndarray, " l"]:
         """Slots of residues whose code a text has lost; without anchors nothing makes up for it."""
