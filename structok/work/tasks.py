@@ -15,7 +15,7 @@ import numpy as np
 from structok.errors import InputError
 from structok.read.inputs import Item, Reporter, read_units, singles, weight
 from structok.read.sources import Unit
-from structok.structure import Note
+from structok.structure import Note, many
 from structok.tokenizer import Search
 from structok.tokens import STREAMS, AnchorText, Tokens
 from structok.work.engines import DIED
@@ -96,7 +96,7 @@ def say_what_tokens_lose(tokens: Tokens, format: str, log: Reporter, source: str
             continue
         coded = [letter not in stream.bare for letter in tokens.sequence or ""]
         if bare := int((tokens.mask & (codes < 0) & np.array(coded)).sum()):
-            text = f"chain {tokens.chain}: {bare} residues lack atoms or have odd ones, and come back as their frame"
+            text = f"chain {tokens.chain}: {many(bare, 'residue')} with missing or odd atoms, back as their frame only"
             log.note(Note("frames only", bare, text, tokens.chain), source)
     missing = int((~tokens.mask).sum())
     if format == "text" and missing:
