@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import string
@@ -34,13 +35,13 @@ def many(count: int, noun: str) -> str:
 
 
 def check_bond(name: str, a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"], usual: float, where: str) -> None:
-    """Raise `InputError` where bonds are not nearly `usual` Å long: other units, or other atoms."""
-    if not len(a):
-        return
-    length = float(np.median(np.linalg.norm(b - a, axis=-1)))
+    """Raise `InputError` where bonds show that coordinates are in nm; warn where they are of other odd lengths (Å)."""
+    length = float(np.median(np.linalg.norm(b - a, axis=-1))) if len(a) else usual
+    said = f"{where}: {name} bonds of {length:.2f} Å, not {usual}"
+    if 0 < length < usual / 5:
+        raise InputError(f"{said}; coordinates in nm? multiply them by 10")
     if not usual / _MOST < length < usual * _MOST:
-        way = "in nm? multiply them by 10" if length < usual / 5 else f"are these {name.replace('-', ' and ')}, in Å?"
-        raise InputError(f"{where}: {name} bonds of {length:.2f} Å, not {usual}; check the coordinates: {way}")
+        logging.getLogger("structok").warning("%s; are these %s, in Å?", said, name.replace("-", " and "))
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class NucleicVQ(ChainTokenizer[NucleicChain]):
             )
         if len(x) > self.max_length:
             raise InputError(f"{where}: {len(x)} nucleotides, {self.name} takes {self.max_length}; split the chain")
-        check_bond("C4'-C3'", *x.frames[x.mask].transpose(1, 0, 2)[:2], 1.52, where)  # Gelbin et al. 1996
+        check_bond("C4'-C3'", x.frames[x.mask, 0], x.frames[x.mask, 1], 1.52, where)  # Gelbin et al. 1996
         wrong = sorted(set(x.sequence) - set("ACGUTXacgutx"))
         if wrong:
             raise InputError(
