@@ -174,9 +174,7 @@ class NucleicVQ(ChainTokenizer[NucleicChain]):
         check_bond("C4'-C3'", x.frames[x.mask, 0], x.frames[x.mask, 1], 1.52, where)  # Gelbin et al. 1996
         wrong = sorted(set(x.sequence) - set("ACGUTXacgutx"))
         if wrong:
-            raise InputError(
-                f"{where}: unknown letters {', '.join(wrong)}; A C G U T are RNA, a c g u t DNA, X x unknown"
-            )
+            raise InputError(f"{where}: unknown letters {', '.join(wrong)}; use ACGUTX for RNA, acgutx for DNA")
         return x
 
     def assign(self, items: Sequence[NucleicChain], search: Search, batch_size: int) -> list[Int[np.ndarray, "two l"]]:
