@@ -40,6 +40,13 @@ def steps() -> str:
 
 
 def fill_training() -> None:
-    """README's table of training from shards (`eval.speed.streaming`)."""
-    if found := load("training").get("streaming"):
-        fill(ROOT / "README.md", {"streaming": Table(COLUMNS, found).markdown()})
+    """README's table of training from shards (`eval.speed.streaming`), beside what a model learns from."""
+    found = load("training")
+    if rows := found.get("streaming"):
+        mini = found["steps"][0]
+        size, threads = f"{mini['parameters'] / 1e6:.1f} M parameters", found["machine"]["threads"]
+        text = (
+            f"The loader is not what one waits for: `{mini['model']}` ({size}) learns from {mini['residues/s']:,} "
+            f"residues a second on {threads} thread(s) in {mini['precision']}."
+        )
+        fill(ROOT / "README.md", {"streaming": f"{Table(COLUMNS, rows).markdown()}\n\n{text}"})
