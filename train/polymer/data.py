@@ -60,7 +60,7 @@ def _gaps(number: Int[np.ndarray, " l"], broken: np.ndarray) -> Int[np.ndarray, 
 
 
 @dataclass(frozen=True)
-class NucleicChain:
+class NucleicExample:
     """Heavy atoms by slot (`structok.nucleic.atoms`) in Å (NaN = missing), one letter per slot, 'X' without one."""
 
     atoms: Float[np.ndarray, "l 23 3"]
@@ -69,7 +69,7 @@ class NucleicChain:
     cluster: int
 
 
-def load_nucleic(path: Path, split: int) -> list[NucleicChain]:
+def load_nucleic(path: Path, split: int) -> list[NucleicExample]:
     """Chains of a split from an npz: `xyz` int16 [R, 24, 3] in 0.01 Å, `offsets`, `types`, `restype`, ...
 
     As for proteins, missing nucleotides get empty slots.
@@ -85,5 +85,5 @@ def load_nucleic(path: Path, split: int) -> list[NucleicChain]:
         at = _gaps(data["resnum"][rows], data["break_before"][rows].astype(bool))
         sequence = "".join(np.insert(letters[rows], at, "X"))
         name = f"{data['pdb'][i]}_{data['chain'][i]}"
-        chains.append(NucleicChain(np.insert(atoms, at, np.nan, axis=0), sequence, name, int(data["cluster80"][i])))
+        chains.append(NucleicExample(np.insert(atoms, at, np.nan, axis=0), sequence, name, int(data["cluster80"][i])))
     return chains

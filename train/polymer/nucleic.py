@@ -29,7 +29,7 @@ from structok.polymer.anchors import Anchoring
 from structok.polymer.chain import ChainModel, chain_steps
 from structok.polymer.local import onto_rebuilt
 from train.polymer.chain_vq import closed_loop_steps, learn_breaks
-from train.polymer.data import NucleicChain, load_nucleic
+from train.polymer.data import NucleicExample, load_nucleic
 from train.polymer.ideal import in_many_frames, learn_conformers, stiff_pairs, usual_errors
 
 console = Console(stderr=True)
@@ -45,13 +45,13 @@ class Seen(NamedTuple):
     own: Float[Tensor, "m p 3"]
 
 
-def frames_of(chain: NucleicChain) -> Float[Tensor, "l 3 3"]:
+def frames_of(chain: NucleicExample) -> Float[Tensor, "l 3 3"]:
     """C4', C3', C1'; a nucleotide that lacks one of them is missing as a whole."""
     frames = torch.from_numpy(chain.atoms[:, IN_FRAME])
     return torch.where(frames.isfinite().all(-1).all(-1)[:, None, None], frames, torch.nan)
 
 
-def stretches(chains: Sequence[NucleicChain], shortest: int = 3) -> list[Float[Tensor, "l 3 3"]]:
+def stretches(chains: Sequence[NucleicExample], shortest: int = 3) -> list[Float[Tensor, "l 3 3"]]:
     """Frames of unbroken stretches."""
     found = []
     for chain in chains:
@@ -86,7 +86,7 @@ def learn_steps(
     return steps
 
 
-def break_windows(chains: Sequence[NucleicChain]) -> list[Float[Tensor, "l 3 3"]]:
+def break_windows(chains: Sequence[NucleicExample]) -> list[Float[Tensor, "l 3 3"]]:
     """Stretches around missing nucleotides, without their slots: what break codes have to cross."""
     windows = []
     for chain in chains:
@@ -98,7 +98,7 @@ def break_windows(chains: Sequence[NucleicChain]) -> list[Float[Tensor, "l 3 3"]
     return windows
 
 
-def base_templates(chains: Sequence[NucleicChain]) -> dict[str, Float[Tensor, "n 3"]]:
+def base_templates(chains: Sequence[NucleicExample]) -> dict[str, Float[Tensor, "n 3"]]:
     """The usual atoms of each base, flat, in the frame that `Bases` wants."""
     atoms = torch.from_numpy(np.concatenate([c.atoms for c in chains])).double()
     letters = np.frombuffer("".join(c.sequence for c in chains).upper().encode(), np.uint8)
@@ -121,7 +121,7 @@ def base_templates(chains: Sequence[NucleicChain]) -> dict[str, Float[Tensor, "n
 
 
 def gather(
-    chains: Sequence[NucleicChain], model: ChainModel, bases: Bases, beam: int
+    chains: Sequence[NucleicExample], model: ChainModel, bases: Bases, beam: int
 ) -> tuple[dict[str, Seen], Float[Tensor, "m 4 4"]]:
     """Complete nucleotides by kind of sugar, and the errors of rebuilt frames (the true frame, in the rebuilt one)."""
     kept = [c for c in chains if int(frames_of(c).isfinite().all(-1).all(-1).sum()) >= 2]
