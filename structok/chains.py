@@ -119,10 +119,9 @@ class ChainTokenizer(Tokenizer[Chain, Chain]):
     def contradictions(self, tokens: Tokens, coords: Float[Tensor, "l 3 3"] | None = None) -> Repairs:
         """What `decode` would repair of tokens that are as they were encoded; `coords` is their chain, if known."""
         assert tokens.anchors is not None and tokens.radius is not None
-        shared = bool(tokens.frame)
-        return self.repairer(tokens.codes, tokens.anchors, tokens.spacing, tokens.radius, coords=coords, shared=shared)[
-            1
-        ]
+        told = tokens.codes, tokens.anchors, tokens.spacing, tokens.radius
+        _, repairs = self.repairer(*told, coords=coords, shared=bool(tokens.frame))
+        return repairs
 
     def trusted(self, tokens: Tokens, coords: Float[Tensor, "l 3 3"] | None = None) -> Tokens:
         """Without the anchors that would make `decode` repair the codes as they are; `coords` as above."""

@@ -77,7 +77,8 @@ def main(
         began, file, place = time.process_time(), out / f"{name}.json", f"{row.name}-{form}"
         budget: dict[str, Any] = {"seeds": seeds, "tokens": tokens, "crops": 0 if name == "learnability" else crops}
         there = json.loads(file.read_text()).get(place, {}) if file.exists() else {}
-        if all(there.get(key) == value for key, value in budget.items()):
+        known_residues = there.get("training", {}).get("settings", {}).get("residues")
+        if all(there.get(key) == value for key, value in budget.items()) and known_residues == residues:
             continue
         held = Held.of(row, folder)
         protein = held.tokenizer.modality == "protein"

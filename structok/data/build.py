@@ -115,8 +115,9 @@ def _make(
 ) -> None:
     """Read what is not read yet, then decide, and write the shards and the card."""
     numbers = range(-(-listing.count // _PART))
-    with progress("reading", listing.count) as line:
-        failed = 0
+    done = list(folder.outcomes(numbers))  # of a build that was interrupted
+    failed = sum(len(outcome.failures) for outcome in done)
+    with progress("reading", listing.count, sum(outcome.inputs for outcome in done)) as line:
         for outcome in folder.fill(listing, _PART, numbers, partial(_crew, options, workers)):
             failed += len(outcome.failures)
             line.advance(outcome.inputs, failed)

@@ -209,16 +209,16 @@ class NucleicVQ(ChainTokenizer[NucleicChain]):
             return None
         codes, weight = torch.empty(2, len(chain), dtype=torch.long), weights(local, chain.sequence)
         for kind, rows in _by_sugar(chain.sequence, torch.from_numpy(chain.mask)):
-            error, code = self._shapes[kind].nearest(local[rows], weight[rows], 1)
-            if not (error < _MADE).all():
-                return None
+            for some in (rows[:1], rows):  # of other chains the first nucleotide tells
+                error, code = self._shapes[kind].nearest(local[some], weight[some], 1)
+                if not (error < _MADE).all():
+                    return None
             codes[1, rows] = code[:, 0]
             placed = self.books[kind].points[code[:, 0]][:, IN_FRAME].double()
             frames[rows] = frames[rows] @ invert(backbone_frames(placed))
         steps, known = pose_rows(invert(frames[:-1]) @ frames[1:]), pose_rows(self.model.transforms.cpu())
         error, index = nearest_code(steps, known)
-        codes[0, 1:] = index
-        codes[0, 0] = index[0]  # places nothing, and the conformer says how the first nucleotide looks
+        codes[0] = torch.cat([index[:1], index])  # the first places nothing, the conformer says how it looks
         return codes.numpy() if bool((error < _MADE).all()) else None
 
     def _conformers(self, chain: NucleicChain, codes: Int[Tensor, " l"]) -> Int[np.ndarray, " l"]:
@@ -273,11 +273,11 @@ class NucleicVQ(ChainTokenizer[NucleicChain]):
         atoms[:, IN_FRAME] = coords
         if tokens.conformers is not None:
             code = torch.from_numpy(tokens.conformers.astype(np.int64))
+            coded = code >= 0
             points = torch.full((len(tokens), POINTS, 3), torch.nan, dtype=torch.float64)
             frames = backbone_frames(coords)
-            for kind, rows in _by_sugar(sequence, code >= 0):
+            for kind, rows in _by_sugar(sequence, coded):
                 points[rows] = apply(frames[rows], self.books[kind].points[code[rows]].double())
-            coded = code >= 0
             atoms[coded, : len(BACKBONE)] = points[coded, : len(BACKBONE)]
             self.bases.place(points[:, len(BACKBONE) :], sequence, atoms)
         atoms[~torch.from_numpy(tokens.mask)] = torch.nan

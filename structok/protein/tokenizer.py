@@ -196,7 +196,7 @@ class GCPVQVAE(BackboneTokenizer):
                 wrong = anchors.known & (off > _ODD * anchors.radius[:, None])
                 if wrong.any():
                     coords = self.model.decode(codes, anchors._replace(known=anchors.known & ~wrong))
-                    odd.update((i, tuple(row.nonzero()[:, 0].tolist())) for i, row in zip(part, wrong))
+                    odd.update((i, tuple(row.nonzero()[:, 0].tolist())) for i, row in zip(part, wrong) if row.any())
             return coords.cpu().numpy()
 
         rows = in_batches(work, [len(t) for t in many], batch_size)
